@@ -1,0 +1,576 @@
+//! What both binaries agree on: the configuration file ([`Config`]) and the words spoken over the control socket
+//! ([`wire`]).
+//!
+//! The doc comments of [`Config`] and the structs below it are the reference manual of the file; `bgproxy schema`
+//! prints them as JSON Schema, and `conf/bgproxy.toml` is the commented example, proved equal to the defaults by a
+//! test. Bad values cannot be built ([`types`]), rules between keys live in [`check`] alone, and every fault is shown
+//! by one renderer ([`error`]).
+
+pub mod check;
+pub mod error;
+pub mod types;
+pub mod wire;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use error::ConfigError;
+pub use types::{Address, Bytes, Color, Host, PathPrefix, Principal, Seconds, ServiceName, StatusRanges, Workers};
+
+/// Where the configuration is read from when no `-c` is given.
+pub const DEFAULT_PATH: &str = "/etc/bgproxy/bgproxy.toml";
+
+/// The whole configuration file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Worker threads, each with its own listening sockets and backend connections: `"auto"` (one per core) or a
+    /// number. A change needs a restart.
+    pub workers: Workers,
+    /// The addresses clients connect to. A change needs a restart.
+    pub listen: Vec<Listen>,
+    /// The control socket, which `bgctl` talks to.
+    pub control: Control,
+    /// The HTTP listener for metrics, health and the status page.
+    pub admin: Admin,
+    /// What survives a restart.
+    pub state: State,
+    /// Whom we believe about who the client is.
+    pub trusted: Trusted,
+    /// What one client may cost.
+    pub limits: Limits,
+    /// How the process ends.
+    pub shutdown: Shutdown,
+    /// The operator's log and the access log.
+    pub log: Log,
+    /// The services, by name. Without any there is one called `default`, for every host, with blue and green at
+    /// `/var/run/nginx/{blue,green}/nginx.sock`.
+    pub service: BTreeMap<ServiceName, Service>,
+}
+
+/// One address clients connect to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// IP address and port, such as `"0.0.0.0:80"` or `"[::]:80"`. Port 0 takes a free one (`bgctl status` shows it).
+    pub address: SocketAddr,
+}
+
+/// The control socket.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Control {
+    /// Path of the unix socket. A change needs a restart.
+    pub socket: PathBuf,
+    /// Users and `@groups` that may change things; `"*"` is everybody. Root and the user the daemon runs as always
+    /// may. Every call is checked by the kernel's word on who is calling (`SO_PEERCRED`), whatever the file mode.
+    pub operators: Vec<Principal>,
+    /// Users and `@groups` that may look; operators always may.
+    pub viewers: Vec<Principal>,
+}
+
+/// The admin listener: `/metrics`, `/healthz`, `/readyz` and the read-only status page. It has no authentication:
+/// keep it on loopback or a private network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// IP address and port. A change needs a restart.
+    pub address: SocketAddr,
+}
+
+/// What survives a restart.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct State {
+    /// Directory of the state files, one per service. A change needs a restart.
+    pub dir: PathBuf,
+}
+
+/// Whom we believe about who the client is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Trusted {
+    /// Address ranges whose `X-Forwarded-*`, `X-Real-IP` and `X-Request-Id` headers are kept and extended; everybody
+    /// else's are replaced.
+    #[schemars(with = "Vec<String>")]
+    pub proxies: Vec<ipnet::IpNet>,
+}
+
+/// What one client may cost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Client connections open at once, over all workers (each worker takes its equal share). Past it new ones wait
+    /// in the kernel's queue.
+    pub connections: usize,
+    /// The request head: request line and headers together. Larger ones are answered 431. From 8KiB to 1MiB.
+    pub header_size: Bytes,
+    /// From the first byte of a request head to its last; then 408.
+    pub header_time: Seconds,
+    /// A connection without a request in progress is closed after this.
+    pub idle_time: Seconds,
+    /// The request body; larger ones are answered 413. `"0"` is no limit.
+    pub body_size: Bytes,
+}
+
+/// How the process ends on SIGTERM or SIGINT (a second signal ends it at once).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Shutdown {
+    /// How long requests in flight may take to finish.
+    pub deadline: Seconds,
+}
+
+/// The operator's log and the access log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug` or `trace`; also a filter such as `info,bgproxy::control=debug`. The
+    /// environment variable `BGPROXY_LOG` wins. A change needs a restart.
+    pub level: String,
+    /// How the operator's log (standard error) is written. A change needs a restart.
+    pub format: LogFormat,
+    /// The access log: `"off"`, `"stdout"` or the path of a file (reopened when it is renamed away). A change needs
+    /// a restart.
+    pub access: AccessLog,
+    /// How a line of the access log is written. A change needs a restart.
+    pub access_format: AccessFormat,
+}
+
+/// How the operator's log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Plain,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Where the access log goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(from = "String", into = "String")]
+#[schemars(with = "String")]
+pub enum AccessLog {
+    /// Nowhere.
+    Off,
+    /// To standard output.
+    Stdout,
+    /// To this file.
+    File(PathBuf),
+}
+
+/// How a line of the access log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessFormat {
+    /// One JSON object per request.
+    Json,
+    /// The "combined" format of Apache and nginx.
+    Combined,
+}
+
+/// A named application with its colors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// Hosts served: exact (`portal.example.com`) or everything below a domain (`*.example.com`). None is every host
+    /// that no other service names.
+    #[serde(default)]
+    pub hosts: Vec<Host>,
+    /// Path prefixes served, on segment boundaries: `/a` serves `/a` and `/a/b`, not `/ab`. The longest one wins,
+    /// within the most specific host.
+    #[serde(default = "Service::default_paths")]
+    pub paths: Vec<PathPrefix>,
+    /// Where each color is: the path of a unix socket, or `host:port`.
+    pub backends: BTreeMap<Color, Address>,
+    /// The color that is live when there is no state file yet. Required unless there is a color called `blue`.
+    #[serde(default = "Service::default_first")]
+    pub first: Color,
+    /// A file that holds the live color's name. Scripts read it; writing another color into it is a switch command.
+    #[serde(default)]
+    pub live_file: Option<PathBuf>,
+    /// Hosts that lead testers to the preview color.
+    #[serde(default)]
+    pub preview: Preview,
+    /// The question a color must answer before it may go live.
+    #[serde(default)]
+    pub ready: Ready,
+    /// What happens to requests in flight on the color that was live.
+    #[serde(default)]
+    pub drain: Drain,
+    /// How long each step of a request may take.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+    /// Idle connections kept open to each backend.
+    #[serde(default)]
+    pub pool: Pool,
+}
+
+/// Hosts that lead testers to the preview color.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Preview {
+    /// Hosts, as in `service.NAME.hosts`. Answers get `Cache-Control: no-store` and `X-Robots-Tag: noindex`.
+    pub hosts: Vec<Host>,
+}
+
+/// The question a color must answer before it may go live: a GET sent the way a request is sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ready {
+    /// Path and query asked for.
+    pub path: String,
+    /// The Host header. None is the service's first exact host, or `localhost`.
+    pub host: Option<String>,
+    /// Statuses that count as ready, such as `"200-399"` or `"200,204"`.
+    pub expect: StatusRanges,
+    /// Answers in a row that make a color ready.
+    pub passes: u32,
+    /// Between two questions.
+    pub interval: Seconds,
+    /// How long one answer may take.
+    pub timeout: Seconds,
+    /// How long a switch waits for a color to become ready.
+    pub within: Seconds,
+    /// How often each color is asked outside of a switch, for `bgctl status`, metrics and alarms only; it never takes
+    /// a color out of service. `"0s"` is never.
+    pub watch: Seconds,
+}
+
+/// What happens to requests in flight on the color that was live.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Drain {
+    /// How long they may take to finish; what is left then is cut.
+    pub deadline: Seconds,
+}
+
+/// How long each step of a request may take.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timeouts {
+    /// To a connection with the backend, tries while its backlog is full included; then 503 or 504.
+    pub connect: Seconds,
+    /// From the last byte of the request to the response head; then 504.
+    pub response: Seconds,
+    /// No byte in either direction while a body streams.
+    pub idle: Seconds,
+}
+
+/// Idle connections kept open to each backend, per worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Pool {
+    /// Most idle connections kept.
+    pub size: usize,
+    /// An idle connection is closed after this. Keep it below the backend's own limit (nginx: `keepalive_timeout`,
+    /// 75s).
+    pub idle: Seconds,
+}
+
+impl Config {
+    /// Reads, parses and checks a configuration file.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: the file cannot be read, or is wrong somewhere; its `Display` shows where and what to do.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::unreadable(path, source))?;
+        Config::parse(&text, path)
+    }
+
+    /// Parses and checks the text of a configuration file; `path` is only for the messages.
+    ///
+    /// # Errors
+    /// [`ConfigError`], as [`Config::load`].
+    pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
+        let mut config: Config = toml::from_str(text).map_err(|fault| ConfigError::syntax(path, text, &fault))?;
+        if config.service.is_empty() {
+            config.service = Config::default().service;
+        }
+        check::check(&config, text, path)?;
+        Ok(config)
+    }
+
+    /// The JSON Schema (2020-12) of the file, for editors.
+    pub fn schema() -> serde_json::Value {
+        schemars::schema_for!(Config).to_value()
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let name = ServiceName::try_from("default".to_owned()).expect("a valid name");
+        Config {
+            workers: Workers::Auto,
+            listen: vec![Listen { address: SocketAddr::from(([0, 0, 0, 0], 80)) }],
+            control: Control::default(),
+            admin: Admin::default(),
+            state: State::default(),
+            trusted: Trusted::default(),
+            limits: Limits::default(),
+            shutdown: Shutdown::default(),
+            log: Log::default(),
+            service: BTreeMap::from([(name, Service::default())]),
+        }
+    }
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Control {
+            socket: "/run/bgproxy/control.sock".into(),
+            operators: vec![Principal::User("root".into()), Principal::Group("bgproxy".into())],
+            viewers: vec![Principal::Everybody],
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Admin { address: SocketAddr::from(([127, 0, 0, 1], 9180)) }
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        State { dir: "/var/lib/bgproxy".into() }
+    }
+}
+
+impl Default for Trusted {
+    fn default() -> Self {
+        Trusted { proxies: vec![ipnet::IpNet::from(std::net::IpAddr::from([127, 0, 0, 1]))] }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections: 20_000,
+            header_size: Bytes::kib(32),
+            header_time: Seconds::new(10),
+            idle_time: Seconds::new(75),
+            body_size: Bytes::mib(100),
+        }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Shutdown { deadline: Seconds::new(30) }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log {
+            level: "info".into(),
+            format: LogFormat::Plain,
+            access: AccessLog::Off,
+            access_format: AccessFormat::Json,
+        }
+    }
+}
+
+impl Service {
+    fn default_paths() -> Vec<PathPrefix> {
+        vec![PathPrefix::root()]
+    }
+
+    fn default_first() -> Color {
+        Color::blue()
+    }
+}
+
+impl Default for Service {
+    fn default() -> Self {
+        Service {
+            hosts: Vec::new(),
+            paths: Service::default_paths(),
+            backends: BTreeMap::from([
+                (Color::blue(), Address::Unix("/var/run/nginx/blue/nginx.sock".into())),
+                (Color::green(), Address::Unix("/var/run/nginx/green/nginx.sock".into())),
+            ]),
+            first: Service::default_first(),
+            live_file: None,
+            preview: Preview::default(),
+            ready: Ready::default(),
+            drain: Drain::default(),
+            timeouts: Timeouts::default(),
+            pool: Pool::default(),
+        }
+    }
+}
+
+impl Default for Ready {
+    fn default() -> Self {
+        Ready {
+            path: "/".into(),
+            host: None,
+            expect: StatusRanges::default(),
+            passes: 3,
+            interval: Seconds::millis(500),
+            timeout: Seconds::new(2),
+            within: Seconds::new(30),
+            watch: Seconds::new(10),
+        }
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Drain { deadline: Seconds::new(30) }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts { connect: Seconds::new(2), response: Seconds::new(60), idle: Seconds::new(60) }
+    }
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Pool { size: 512, idle: Seconds::new(30) }
+    }
+}
+
+impl From<String> for AccessLog {
+    fn from(text: String) -> Self {
+        match text.as_str() {
+            "off" => AccessLog::Off,
+            "stdout" => AccessLog::Stdout,
+            _ => AccessLog::File(text.into()),
+        }
+    }
+}
+
+impl From<AccessLog> for String {
+    fn from(log: AccessLog) -> Self {
+        match log {
+            AccessLog::Off => "off".into(),
+            AccessLog::Stdout => "stdout".into(),
+            AccessLog::File(path) => path.display().to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../bgproxy.toml");
+
+    /// The example with its commented-out keys: those follow their `#` without a space.
+    fn example_in_full() -> String {
+        let uncomment = |line: &'static str| match line.strip_prefix('#') {
+            Some(rest) if rest.starts_with(|c: char| c == '[' || c.is_ascii_lowercase()) => rest,
+            _ => line,
+        };
+        EXAMPLE.lines().map(uncomment).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_example_is_the_default() {
+        let config = Config::parse(EXAMPLE, Path::new("bgproxy.toml")).unwrap_or_else(|fault| panic!("{fault}"));
+        assert_eq!(config, Config::default());
+    }
+
+    #[test]
+    fn what_the_example_comments_out_is_right_too() {
+        let config = Config::parse(&example_in_full(), Path::new("bgproxy.toml"));
+        let config = config.unwrap_or_else(|fault| panic!("{fault}"));
+        assert_eq!(config.service.keys().map(ServiceName::as_str).collect::<Vec<_>>(), ["default", "portal"]);
+    }
+
+    #[test]
+    fn the_example_mentions_every_key() {
+        let schema = Config::schema();
+        let mut known = BTreeSet::new();
+        keys_of_schema(&schema, &schema, "", &mut known);
+        assert!(known.contains("listen.address") && known.contains("service.*.ready.host"), "{known:#?}");
+        let mut mentioned = BTreeSet::new();
+        let example: toml::Table = example_in_full().parse().expect("TOML");
+        keys_of_example(&toml::Value::Table(example), "", &mut mentioned);
+        let forgotten: Vec<_> = known.difference(&mentioned).collect();
+        assert!(forgotten.is_empty(), "not in conf/bgproxy.toml: {forgotten:?}");
+    }
+
+    #[test]
+    fn every_key_of_the_schema_is_described() {
+        fn walk(node: &Value, path: &str) {
+            if let Some(properties) = node.get("properties").and_then(Value::as_object) {
+                for (name, property) in properties {
+                    assert!(property.get("description").is_some(), "{path}.{name}");
+                }
+            }
+            if let Some(parts) = node.get("$defs").and_then(Value::as_object) {
+                parts.iter().for_each(|(name, part)| walk(part, name));
+            }
+        }
+        walk(&Config::schema(), "Config");
+    }
+
+    #[test]
+    fn a_written_configuration_reads_back_the_same() {
+        for text in [EXAMPLE, &example_in_full()] {
+            let config = Config::parse(text, Path::new("bgproxy.toml")).expect("a configuration");
+            let written = toml::to_string(&config).expect("TOML");
+            assert_eq!(Config::parse(&written, Path::new("written")).expect("a configuration"), config);
+        }
+    }
+
+    #[test]
+    fn a_service_of_ones_own_replaces_the_built_in_one() {
+        let config = Config::parse("[service.portal.backends]\nblue = \"/b\"\n", Path::new("x")).expect("right");
+        assert_eq!(config.service.keys().map(ServiceName::as_str).collect::<Vec<_>>(), ["portal"]);
+        let config = Config::parse("[service]\n", Path::new("x")).expect("right");
+        assert_eq!(config, Config::default());
+    }
+
+    /// The dotted paths of all keys; `*` stands for the keys of a map.
+    fn keys_of_schema(schema: &Value, node: &Value, path: &str, keys: &mut BTreeSet<String>) {
+        if let Some(name) = node.get("$ref").and_then(Value::as_str).and_then(|name| name.strip_prefix("#/$defs/")) {
+            return keys_of_schema(schema, &schema["$defs"][name], path, keys);
+        }
+        let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+        for (key, node) in node.get("properties").and_then(Value::as_object).into_iter().flatten() {
+            keys.insert(below(key));
+            keys_of_schema(schema, node, &below(key), keys);
+        }
+        for (_, node) in node.get("patternProperties").and_then(Value::as_object).into_iter().flatten() {
+            keys_of_schema(schema, node, &below("*"), keys);
+        }
+        for inner in ["items", "additionalProperties"] {
+            if let Some(node) = node.get(inner).filter(|node| node.is_object()) {
+                let path = if inner == "items" { path.to_owned() } else { below("*") };
+                keys_of_schema(schema, node, &path, keys);
+            }
+        }
+    }
+
+    /// The same of the example, where every service counts for all of them.
+    fn keys_of_example(value: &toml::Value, path: &str, keys: &mut BTreeSet<String>) {
+        match value {
+            toml::Value::Array(items) => items.iter().for_each(|item| keys_of_example(item, path, keys)),
+            toml::Value::Table(table) => {
+                for (key, value) in table {
+                    let key = if path == "service" { "*" } else { key };
+                    let path = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+                    keys.insert(path.clone());
+                    keys_of_example(value, &path, keys);
+                }
+            }
+            _ => {}
+        }
+    }
+}

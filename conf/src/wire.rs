@@ -1,0 +1,572 @@
+//! What the control socket speaks: the JSON of every request, reply and event of `/v1`, shared by daemon and `bgctl`.
+//!
+//! Times are RFC 3339 in UTC, durations are seconds as numbers. Fields are only ever added; readers ignore what they
+//! do not know.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::types::{Color, ServiceName};
+
+/// `GET /v1/status`: everything an operator wants to see at one glance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Status {
+    /// Version and commit of the daemon, as `bgproxy --version` prints them.
+    pub version: String,
+    /// Process id of the daemon.
+    pub pid: u32,
+    /// When it started.
+    pub started: String,
+    /// Worker threads.
+    pub workers: usize,
+    /// Addresses clients connect to, with the port really taken.
+    pub listen: Vec<String>,
+    /// Address of the admin listener, with the port really taken.
+    pub admin: String,
+    /// Path of the configuration file; none when the built-in default runs.
+    pub config: Option<String>,
+    /// The last reload, if there was one.
+    pub last_reload: Option<Reload>,
+    /// Client connections open now.
+    pub connections: u64,
+    /// Every service, by name.
+    pub services: BTreeMap<ServiceName, ServiceStatus>,
+}
+
+/// `GET /v1/services/{s}`: one service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ServiceStatus {
+    /// Grows by one with every change of where the service's requests go.
+    pub generation: u64,
+    /// The color that serves everybody.
+    pub live: Color,
+    /// The color that testers reach; equals live outside a deployment.
+    pub preview: Color,
+    /// The color that was live before: where `rollback` leads.
+    pub previous: Option<Color>,
+    /// What is going on right now.
+    pub phase: Phase,
+    /// Every color.
+    pub colors: BTreeMap<Color, ColorStatus>,
+    /// The live file, when there is one.
+    pub live_file: Option<LiveFileStatus>,
+}
+
+/// What is going on in a service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Phase {
+    /// Nothing: one color is live and nothing drains.
+    Steady,
+    /// A switch asks the color whether it is ready.
+    Probing {
+        /// The color that shall become live.
+        to: Color,
+        /// Answers in a row so far.
+        passed: u32,
+        /// Answers in a row needed.
+        passes: u32,
+    },
+    /// A switch is being saved, published and fenced: a matter of milliseconds.
+    Switching {
+        /// The color that becomes live.
+        to: Color,
+    },
+    /// The switch is done; an old color's requests are finishing.
+    Draining {
+        /// The color that drains.
+        from: Color,
+        /// Requests left.
+        left: u64,
+        /// Event streams and tunnels left.
+        streams: u64,
+        /// Seconds until what is left is cut.
+        deadline_in: f64,
+    },
+}
+
+/// One color of a service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ColorStatus {
+    /// Where it is: a socket path or `host:port`.
+    pub address: String,
+    /// What it is right now.
+    pub role: Role,
+    /// The newest probe's answer; none before the first.
+    pub ready: Option<ProbeReport>,
+    /// Requests in flight.
+    pub in_flight: u64,
+    /// Event streams and tunnels open.
+    pub streams: u64,
+    /// Requests finished since the daemon started.
+    pub finished: u64,
+    /// Requests failed since the daemon started.
+    pub failed: u64,
+}
+
+/// What a color is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Serves everybody.
+    Live,
+    /// Serves testers.
+    Preview,
+    /// Was live and finishes what it began.
+    Draining,
+    /// Neither.
+    Idle,
+}
+
+/// The state of a service's live file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LiveFileStatus {
+    /// Its path.
+    pub path: String,
+    /// What is wrong with it, if anything: nonsense content, not writable.
+    pub fault: Option<String>,
+}
+
+/// One answered (or failed) probe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ProbeReport {
+    /// Whether the color may go live.
+    pub ready: bool,
+    /// When it was asked.
+    pub at: String,
+    /// HTTP status, when there was an answer.
+    pub status: Option<u16>,
+    /// Why it is unready: the stable name that metrics and logs use too, such as `socket_missing`.
+    pub reason: Option<String>,
+    /// The same for people: errno, status, the first bytes of the answer.
+    pub detail: Option<String>,
+    /// Seconds it took.
+    pub seconds: f64,
+}
+
+/// `POST /v1/services/{s}/switch`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SwitchRequest {
+    /// The color to make live.
+    pub to: Color,
+    /// Do not ask whether it is ready.
+    #[serde(default)]
+    pub force: bool,
+    /// Reply after the drain, with the receipt, instead of after the fence.
+    #[serde(default)]
+    pub wait: bool,
+    /// Refuse unless this color is live.
+    #[serde(default)]
+    pub expect_live: Option<Color>,
+    /// Refuse unless this is the service's generation.
+    #[serde(default)]
+    pub expect_generation: Option<u64>,
+}
+
+/// `POST /v1/services/{s}/rollback`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RollbackRequest {
+    /// Do not ask whether the color is ready.
+    pub force: bool,
+    /// Reply after the drain.
+    pub wait: bool,
+    /// Refuse unless this color is live.
+    pub expect_live: Option<Color>,
+    /// Refuse unless this is the service's generation.
+    pub expect_generation: Option<u64>,
+}
+
+/// `POST /v1/services/{s}/preview`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PreviewRequest {
+    /// The color testers shall reach.
+    pub color: Color,
+    /// Do not ask whether it is ready.
+    #[serde(default)]
+    pub force: bool,
+    /// Refuse unless this is the service's generation.
+    #[serde(default)]
+    pub expect_generation: Option<u64>,
+}
+
+/// `POST /v1/services/{s}/probe`: asks a color once whether it is ready. Answered by a [`ProbeReport`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProbeRequest {
+    /// The color to ask.
+    pub color: Color,
+}
+
+/// The reply to switch, rollback and preview. It is a promise: after it no new request reaches the old color.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SwitchReply {
+    /// The service.
+    pub service: ServiceName,
+    /// Its generation now.
+    pub generation: u64,
+    /// The live color before.
+    pub from: Color,
+    /// The live color now.
+    pub to: Color,
+    /// The preview color now.
+    pub preview: Color,
+    /// False when it was so already and nothing changed.
+    pub changed: bool,
+    /// Seconds from the command to the fence's end.
+    pub seconds: f64,
+    /// The receipt of the drain, when the reply waited for it.
+    pub receipt: Option<Receipt>,
+}
+
+/// What a drain reports.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Receipt {
+    /// The generation whose publication started the drain.
+    pub generation: u64,
+    /// The color that drained.
+    pub from: Color,
+    /// The color that became live.
+    pub to: Color,
+    /// How the drain ended.
+    pub outcome: DrainOutcome,
+    /// Requests the old color answered during its term as live, up to the end of the drain.
+    pub served: u64,
+    /// Requests in flight on the old color when the fence was complete.
+    pub in_flight: u64,
+    /// Those of them that finished.
+    pub finished: u64,
+    /// Those of them that the new color took over: their first try had reached nobody.
+    pub moved: u64,
+    /// Those of them that failed by themselves: client gone, backend trouble.
+    pub failed: u64,
+    /// How many of them were cut at the deadline.
+    pub cut_total: u64,
+    /// Which: the oldest 100 of them.
+    pub cut: Vec<CutRequest>,
+    /// Event streams and tunnels still open on the old color.
+    pub streams_left: u64,
+    /// Seconds from the fence to the end of the drain.
+    pub seconds: f64,
+}
+
+/// How a drain ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DrainOutcome {
+    /// Every request finished.
+    Drained,
+    /// The deadline passed; what was left was cut.
+    Cut,
+    /// The color became live again before it was drained.
+    Resumed,
+}
+
+/// A request that was cut at the drain's deadline.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CutRequest {
+    /// Its method.
+    pub method: String,
+    /// Its target, at most 256 bytes of it.
+    pub path: String,
+    /// Its age in seconds.
+    pub age: f64,
+}
+
+/// `GET /v1/services/{s}/drain/{color}`: answered when the color is idle, or after `timeout` seconds (query).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct IdleReply {
+    /// True when the color is neither live nor preview and has no request and no stream.
+    pub idle: bool,
+    /// What it is.
+    pub role: Role,
+    /// Requests in flight.
+    pub in_flight: u64,
+    /// Event streams and tunnels open.
+    pub streams: u64,
+}
+
+/// `GET /v1/history`: what happened, newest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct History {
+    /// At most 50 entries per service.
+    pub entries: Vec<HistoryEntry>,
+}
+
+/// One command and what became of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HistoryEntry {
+    /// When it was decided.
+    pub at: String,
+    /// The service.
+    pub service: ServiceName,
+    /// The generation it made.
+    pub generation: u64,
+    /// What was asked.
+    pub action: Action,
+    /// Live (for a preview: preview) before.
+    pub from: Color,
+    /// Live (for a preview: preview) after.
+    pub to: Color,
+    /// Whether the probe was skipped.
+    pub forced: bool,
+    /// Who asked, such as `uid 1000 (deploy) pid 4711` or `live file`.
+    pub by: String,
+    /// The receipt, once the drain has ended.
+    pub receipt: Option<Receipt>,
+}
+
+/// What can be asked of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Make another color live.
+    Switch,
+    /// Make the previous color live.
+    Rollback,
+    /// Let testers reach another color.
+    Preview,
+}
+
+/// `POST /v1/reload`, and what the last reload did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Reload {
+    /// When.
+    pub at: String,
+    /// Whether the new configuration is in use.
+    pub ok: bool,
+    /// What is wrong with it otherwise; the old one stays in use.
+    pub fault: Option<String>,
+    /// Keys that changed and take effect only after a restart.
+    pub needs_restart: Vec<String>,
+}
+
+/// One event of `GET /v1/events` (SSE: `id` is [`Event::id`], `event` is the kind, `data` is this as JSON).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Event {
+    /// Grows by one; send it as `Last-Event-ID` to go on from there.
+    pub id: u64,
+    /// When.
+    pub at: String,
+    /// The service it is about, if it is about one.
+    pub service: Option<ServiceName>,
+    /// What happened.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What an event says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum What {
+    /// A switch began to ask the color.
+    Probing {
+        /// The color asked.
+        to: Color,
+    },
+    /// A switch was refused or failed; nothing changed.
+    Refused {
+        /// The stable name of why.
+        reason: String,
+        /// For people.
+        detail: String,
+        /// Who asked.
+        by: String,
+    },
+    /// A color became live; the fence is complete.
+    Switched {
+        /// The new generation.
+        generation: u64,
+        /// Live before.
+        from: Color,
+        /// Live now.
+        to: Color,
+        /// Who asked.
+        by: String,
+    },
+    /// The preview color changed.
+    Previewed {
+        /// The new generation.
+        generation: u64,
+        /// The preview color now.
+        color: Color,
+        /// Who asked.
+        by: String,
+    },
+    /// A drain ended.
+    Drained(Receipt),
+    /// A color's readiness changed.
+    Readiness {
+        /// The color.
+        color: Color,
+        /// The probe that showed it.
+        probe: ProbeReport,
+    },
+    /// A backend's socket is another one than before: a new container, or gone.
+    Socket {
+        /// The color.
+        color: Color,
+        /// True when there is a socket now.
+        present: bool,
+    },
+    /// The live file holds nonsense, or cannot be written.
+    LiveFile {
+        /// What is wrong.
+        fault: String,
+    },
+    /// The configuration was read again.
+    Reloaded {
+        /// What the reload did. Not spread out like the others: its `at` would collide with the event's own.
+        reload: Reload,
+    },
+}
+
+/// Every error reply, as RFC 9457 problem details (`application/problem+json`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Problem {
+    /// HTTP status.
+    pub status: u16,
+    /// The stable name of what is wrong, such as `unknown_color` or `unready`.
+    pub reason: String,
+    /// One line for people.
+    pub title: String,
+    /// More for people: what was found, what to do.
+    pub detail: Option<String>,
+    /// The last probe, when `reason` is `unready`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeReport>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+
+    /// The value as JSON, after proving that it comes back from it unchanged.
+    fn json<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(value: &T) -> String {
+        let text = serde_json::to_string(value).expect("serializes");
+        assert_eq!(&serde_json::from_str::<T>(&text).expect("deserializes"), value, "{text}");
+        // Two fields of one name would survive the way through a struct, but not through other people's parsers.
+        let tree: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(tree.to_string().len(), text.len(), "a field stands twice in {text}");
+        text
+    }
+
+    fn event(what: What) -> Event {
+        Event { id: 7, at: "2026-01-02T03:04:05Z".to_owned(), service: Some(service()), what }
+    }
+
+    fn service() -> ServiceName {
+        "portal".parse().expect("a name")
+    }
+
+    fn receipt() -> Receipt {
+        Receipt {
+            generation: 3,
+            from: Color::blue(),
+            to: Color::green(),
+            outcome: DrainOutcome::Cut,
+            served: 1000,
+            in_flight: 3,
+            finished: 1,
+            moved: 0,
+            failed: 1,
+            cut_total: 1,
+            cut: vec![CutRequest { method: "GET".to_owned(), path: "/slow".to_owned(), age: 31.5 }],
+            streams_left: 0,
+            seconds: 30.0,
+        }
+    }
+
+    fn probe() -> ProbeReport {
+        ProbeReport {
+            ready: false,
+            at: "2026-01-02T03:04:05Z".to_owned(),
+            status: None,
+            reason: Some("socket_missing".to_owned()),
+            detail: None,
+            seconds: 0.001,
+        }
+    }
+
+    #[test]
+    fn an_event_is_one_flat_object_with_its_kind() {
+        insta::assert_snapshot!(json(&event(What::Drained(receipt()))), @r#"{"id":7,"at":"2026-01-02T03:04:05Z","service":"portal","kind":"drained","generation":3,"from":"blue","to":"green","outcome":"cut","served":1000,"in_flight":3,"finished":1,"moved":0,"failed":1,"cut_total":1,"cut":[{"method":"GET","path":"/slow","age":31.5}],"streams_left":0,"seconds":30.0}"#);
+        insta::assert_snapshot!(json(&event(What::Probing { to: Color::green() })), @r#"{"id":7,"at":"2026-01-02T03:04:05Z","service":"portal","kind":"probing","to":"green"}"#);
+    }
+
+    #[test]
+    fn every_kind_of_event_comes_back_as_it_was() {
+        let reload = Reload { at: "2026-01-02T03:04:06Z".to_owned(), ok: true, fault: None, needs_restart: vec![] };
+        let by = "uid 1000 (deploy) pid 4711".to_owned();
+        for what in [
+            What::Refused { reason: "unready".to_owned(), detail: "503".to_owned(), by: by.clone() },
+            What::Switched { generation: 3, from: Color::blue(), to: Color::green(), by: by.clone() },
+            What::Previewed { generation: 4, color: Color::blue(), by },
+            What::Drained(receipt()),
+            What::Readiness { color: Color::blue(), probe: probe() },
+            What::Socket { color: Color::blue(), present: false },
+            What::LiveFile { fault: "no color".to_owned() },
+            What::Reloaded { reload },
+        ] {
+            json(&event(what.clone()));
+            json(&Event { service: None, ..event(what) });
+        }
+    }
+
+    #[test]
+    fn a_status_comes_back_as_it_was() {
+        let phase = Phase::Draining { from: Color::blue(), left: 2, streams: 1, deadline_in: 29.5 };
+        let color = ColorStatus {
+            address: "/run/blue.sock".to_owned(),
+            role: Role::Draining,
+            ready: Some(probe()),
+            in_flight: 2,
+            streams: 1,
+            finished: 10,
+            failed: 0,
+        };
+        let status = ServiceStatus {
+            generation: 3,
+            live: Color::green(),
+            preview: Color::green(),
+            previous: Some(Color::blue()),
+            phase,
+            colors: BTreeMap::from([(Color::blue(), color)]),
+            live_file: None,
+        };
+        json(&status);
+        json(&Status {
+            version: "bgproxy 0.1.0".to_owned(),
+            pid: 1,
+            started: "2026-01-02T03:04:05Z".to_owned(),
+            workers: 2,
+            listen: vec!["0.0.0.0:80".to_owned()],
+            admin: "127.0.0.1:9180".to_owned(),
+            config: None,
+            last_reload: None,
+            connections: 0,
+            services: BTreeMap::from([(service(), status)]),
+        });
+    }
+
+    #[test]
+    fn a_request_needs_no_more_than_its_color() {
+        let request: SwitchRequest = serde_json::from_str(r#"{"to":"green"}"#).expect("a request");
+        assert_eq!((request.to.as_str(), request.force, request.expect_live), ("green", false, None));
+        serde_json::from_str::<SwitchRequest>(r#"{"to":"green","forse":true}"#).expect_err("an unknown key");
+        serde_json::from_str::<SwitchRequest>(r#"{"to":"Green"}"#).expect_err("not a color");
+        assert_eq!(serde_json::from_str::<RollbackRequest>("{}").expect("a request"), RollbackRequest::default());
+    }
+
+    #[test]
+    fn a_reader_ignores_what_it_does_not_know() {
+        let text = r#"{"id":7,"at":"x","service":null,"kind":"probing","to":"green","new":1}"#;
+        serde_json::from_str::<Event>(text).expect("an event");
+    }
+}

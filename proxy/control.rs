@@ -1,0 +1,27 @@
+//! Wing two: what changes where requests go.
+//!
+//! [`api`] and [`watch`] bring commands, [`switchboard`] decides, [`operate`] carries out what it decided: [`probe`]
+//! asks a color, [`state`] saves, the table is published, workers confirm, [`drain`] waits for the old color.
+//! [`boot`] begins where the last run ended and [`reload`] takes a new configuration in.
+//! [`events`] and [`report`] tell what happened and what is; [`admin`] and [`metrics`] show it to machines and people.
+//!
+//! All of it runs on one thread of its own, so it answers however busy the workers are.
+
+pub mod admin;
+pub mod api;
+pub mod boot;
+pub mod caller;
+pub mod drain;
+pub mod events;
+pub mod failpoint;
+pub mod live_file;
+pub mod metrics;
+pub mod openapi;
+pub mod operate;
+pub mod probe;
+pub mod registry;
+pub mod reload;
+pub mod report;
+pub mod state;
+pub mod switchboard;
+pub mod watch;

@@ -1,0 +1,396 @@
+//! What does the control socket answer? HTTP and JSON over a unix socket; the JSON is in [`bgproxy_conf::wire`].
+//!
+//! Every call is checked by who the kernel says is calling; every mutation leaves one audit line in the log.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use axum::body::Bytes;
+use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::sse::{self, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::IncomingStream;
+use axum::{Json, Router};
+use bgproxy_conf::wire::{
+    Action, Event, IdleReply, PreviewRequest, ProbeRequest, Problem, RollbackRequest, SwitchReply, SwitchRequest,
+};
+use bgproxy_conf::{Color, Control, ServiceName};
+use futures_util::{Stream, StreamExt, stream};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixListener;
+use tokio::time::{Instant, sleep};
+use tokio_stream::wrappers::BroadcastStream;
+use tokio_util::sync::CancellationToken;
+
+use super::caller::{Caller, Wants};
+use super::events::Events;
+use super::openapi;
+use super::operate::{Ask, Gone, Operators};
+use super::switchboard::{Command, Refusal};
+use crate::clock;
+use crate::family::Page;
+
+/// A long poll looks this often.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The longest a long poll lasts; whoever wants to wait longer asks again.
+const LONGEST_POLL: u64 = 3600;
+
+/// What handlers need.
+#[derive(Debug, Clone)]
+pub struct Api {
+    /// Who carries things out.
+    pub operators: Operators,
+    /// What happened.
+    pub events: Arc<Events>,
+    /// The metrics page.
+    pub page: Arc<Page>,
+    /// Who may do what; replaced by a reload.
+    pub control: Arc<ArcSwap<Control>>,
+    /// Cancelled when the daemon goes down: streams end then.
+    pub ending: CancellationToken,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        match stream.io().peer_cred() {
+            Ok(credentials) => Caller::new(&credentials),
+            Err(error) => {
+                tracing::warn!("cannot tell who is calling: {error}");
+                // Nobody's uid: may do only what everybody may.
+                Caller { uid: u32::MAX, gid: u32::MAX, pid: None, user: None }
+            }
+        }
+    }
+}
+
+/// Everything below `/v1`, and the metrics.
+pub fn router(api: Api) -> Router {
+    viewing(Router::new())
+        .route("/v1/services/{service}", get(service))
+        .route("/v1/services/{service}/switch", post(switch))
+        .route("/v1/services/{service}/rollback", post(rollback))
+        .route("/v1/services/{service}/preview", post(preview))
+        .route("/v1/services/{service}/probe", post(probe))
+        .route("/v1/services/{service}/drain/{color}", get(drain))
+        .route("/v1/reload", post(reload))
+        .route("/v1/openapi.json", get(async || Json(openapi::document())))
+        .fallback(async || fault(StatusCode::NOT_FOUND, "not_found", "there is no such path; see /v1/openapi.json"))
+        .method_not_allowed_fallback(async || {
+            fault(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path has other methods")
+        })
+        .layer(axum::middleware::from_fn_with_state(api.clone(), authorize))
+        .with_state(api)
+}
+
+/// What the admin listener shows as well.
+pub fn viewing(router: Router<Api>) -> Router<Api> {
+    router
+        .route("/v1/status", get(status))
+        .route("/v1/history", get(history))
+        .route("/v1/events", get(events))
+        .route("/metrics", get(metrics))
+}
+
+/// Lets pass who may; writes down who changed what.
+async fn authorize(
+    State(api): State<Api>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let mutates = request.method() != Method::GET && request.method() != Method::HEAD;
+    let wants = if mutates { Wants::Operate } else { Wants::View };
+    let path = request.uri().path().to_owned();
+    if !caller.may(wants, &api.control.load()) {
+        tracing::warn!(target: "bgproxy::audit", %caller, path, outcome = "forbidden", "audit");
+        let key = if mutates { "operators" } else { "viewers" };
+        let detail = format!("{caller} is not among `control.{key}`");
+        return problem(StatusCode::FORBIDDEN, "forbidden", "you may not do this", Some(detail));
+    }
+    request.extensions_mut().insert(caller.clone());
+    let response = next.run(request).await;
+    if mutates {
+        let outcome = response.status().as_u16();
+        tracing::info!(target: "bgproxy::audit", %caller, uid = caller.uid, gid = caller.gid, path, outcome, "audit");
+    }
+    response
+}
+
+// --- looking
+
+async fn status(State(api): State<Api>) -> Result<Response, Fault> {
+    Ok(Json(api.operators.ask(Ask::Status).await?).into_response())
+}
+
+async fn service(State(api): State<Api>, Path(name): Path<String>) -> Result<Response, Fault> {
+    let name = service_name(&name)?;
+    let mut status = api.operators.ask(Ask::Status).await?;
+    let known: Vec<_> = status.services.keys().cloned().collect();
+    match status.services.remove(&name) {
+        Some(service) => Ok(Json(service).into_response()),
+        None => Err(Fault::Unknown { title: format!("there is no service `{name}`"), known: known_names(&known) }),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Filter {
+    service: Option<String>,
+}
+
+async fn history(State(api): State<Api>, Query(filter): Query<Filter>) -> Result<Response, Fault> {
+    let mut history = api.operators.ask(Ask::History).await?;
+    if let Some(name) = filter.service {
+        history.entries.retain(|entry| entry.service.as_str() == name);
+    }
+    Ok(Json(history).into_response())
+}
+
+async fn metrics(State(api): State<Api>) -> Response {
+    match api.page.text() {
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", "no metrics", Some(error.to_string())),
+    }
+}
+
+async fn events(State(api): State<Api>, Query(filter): Query<Filter>, headers: HeaderMap) -> Response {
+    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
+    let (missed, news) = api.events.follow(last);
+    // An id without data, so that whoever has heard nothing yet can still come back to here.
+    let here = last.unwrap_or_else(|| api.events.last_id());
+    let first = stream::iter([Ok(sse::Event::default().id(here.to_string()))]);
+    let missed = stream::iter(missed);
+    // One who is too slow misses events, and sees it by the ids.
+    let news = BroadcastStream::new(news).filter_map(async |event| event.ok());
+    let wanted = move |event: &Event| match (&filter.service, &event.service) {
+        (Some(wanted), Some(service)) => service.as_str() == wanted,
+        _ => true,
+    };
+    let stream = missed.chain(news).filter(move |event| std::future::ready(wanted(event))).map(to_sse);
+    let ending = api.ending.clone();
+    let stream = first.chain(stream).take_until(async move { ending.cancelled().await });
+    respond_with(stream)
+}
+
+fn respond_with(stream: impl Stream<Item = Result<sse::Event, Infallible>> + Send + 'static) -> Response {
+    let keep_alive = KeepAlive::new().interval(Duration::from_secs(15));
+    ([(header::CACHE_CONTROL, "no-store")], Sse::new(stream).keep_alive(keep_alive)).into_response()
+}
+
+fn to_sse(event: Event) -> Result<sse::Event, Infallible> {
+    let json = serde_json::to_value(&event).unwrap_or_default();
+    let kind = json.get("kind").and_then(|kind| kind.as_str()).unwrap_or("event").to_owned();
+    Ok(sse::Event::default().id(event.id.to_string()).event(kind).data(json.to_string()))
+}
+
+#[derive(Debug, Deserialize)]
+struct Patience {
+    timeout: Option<u64>,
+}
+
+/// Answers when the color is idle, when it cannot become so by waiting, or when the time is up.
+async fn drain(
+    State(api): State<Api>,
+    Path((service, color)): Path<(String, String)>,
+    Query(patience): Query<Patience>,
+) -> Result<Response, Fault> {
+    let (service, color) = (service_name(&service)?, color_name(&color)?);
+    let deadline = Instant::now() + Duration::from_secs(patience.timeout.unwrap_or(0).min(LONGEST_POLL));
+    loop {
+        let reply: IdleReply = api.operators.ask(|reply| Ask::Idle(service.clone(), color.clone(), reply)).await??;
+        let hopeless = matches!(reply.role, bgproxy_conf::wire::Role::Live | bgproxy_conf::wire::Role::Preview);
+        if reply.idle || hopeless || Instant::now() >= deadline || api.ending.is_cancelled() {
+            return Ok(Json(reply).into_response());
+        }
+        sleep(LOOK).await;
+    }
+}
+
+// --- changing
+
+async fn switch(
+    State(api): State<Api>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Path(service): Path<String>,
+    body: Bytes,
+) -> Result<Response, Fault> {
+    let SwitchRequest { to, force, wait, expect_live, expect_generation } = json(&body)?;
+    let command = command(Action::Switch, Some(to), force, &caller);
+    carry_out(&api, service, Command { expect_live, expect_generation, ..command }, wait).await
+}
+
+async fn rollback(
+    State(api): State<Api>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Path(service): Path<String>,
+    body: Bytes,
+) -> Result<Response, Fault> {
+    let request = if body.is_empty() { RollbackRequest::default() } else { json(&body)? };
+    let RollbackRequest { force, wait, expect_live, expect_generation } = request;
+    let command = command(Action::Rollback, None, force, &caller);
+    carry_out(&api, service, Command { expect_live, expect_generation, ..command }, wait).await
+}
+
+async fn preview(
+    State(api): State<Api>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Path(service): Path<String>,
+    body: Bytes,
+) -> Result<Response, Fault> {
+    let PreviewRequest { color, force, expect_generation } = json(&body)?;
+    let command = command(Action::Preview, Some(color), force, &caller);
+    carry_out(&api, service, Command { expect_generation, ..command }, false).await
+}
+
+fn command(action: Action, to: Option<Color>, force: bool, caller: &Caller) -> Command {
+    Command {
+        action,
+        to,
+        force,
+        expect_live: None,
+        expect_generation: None,
+        by: caller.to_string(),
+        at: clock::now(),
+        file: None,
+    }
+}
+
+async fn carry_out(api: &Api, service: String, command: Command, wait: bool) -> Result<Response, Fault> {
+    let service = service_name(&service)?;
+    let began = std::time::Instant::now();
+    let switches = command.action != Action::Preview;
+    let done = api.operators.command(service.clone(), command).await??;
+    let seconds = began.elapsed().as_secs_f64();
+    let receipt = if wait && switches && done.changed {
+        let generation = done.generation;
+        Some(api.operators.ask(|reply| Ask::Receipt(service.clone(), generation, reply)).await?)
+    } else {
+        None
+    };
+    let reply = SwitchReply {
+        service,
+        generation: done.generation,
+        from: done.from,
+        to: done.to,
+        preview: done.preview,
+        changed: done.changed,
+        seconds,
+        receipt,
+    };
+    Ok(Json(reply).into_response())
+}
+
+async fn probe(State(api): State<Api>, Path(service): Path<String>, body: Bytes) -> Result<Response, Fault> {
+    let service = service_name(&service)?;
+    let ProbeRequest { color } = json(&body)?;
+    let report = api.operators.ask(|reply| Ask::Probe(service, color, reply)).await??;
+    Ok(Json(report).into_response())
+}
+
+async fn reload(State(api): State<Api>) -> Result<Response, Fault> {
+    Ok(Json(api.operators.ask(Ask::Reload).await?).into_response())
+}
+
+// --- what goes wrong
+
+/// Why a call was not answered as wished.
+#[derive(Debug)]
+enum Fault {
+    Gone,
+    Refused(Refusal),
+    Unknown { title: String, known: String },
+    Body(serde_json::Error),
+}
+
+impl From<Gone> for Fault {
+    fn from(_: Gone) -> Self {
+        Fault::Gone
+    }
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        Fault::Refused(refusal)
+    }
+}
+
+impl IntoResponse for Fault {
+    fn into_response(self) -> Response {
+        match self {
+            Fault::Gone => fault(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "bgproxy is shutting down"),
+            Fault::Unknown { title, known } => problem(StatusCode::NOT_FOUND, "unknown_service", &title, Some(known)),
+            Fault::Body(error) => {
+                problem(StatusCode::BAD_REQUEST, "bad_request", "the request's JSON is wrong", Some(error.to_string()))
+            }
+            Fault::Refused(refusal) => refused(&refusal),
+        }
+    }
+}
+
+fn refused(refusal: &Refusal) -> Response {
+    let status = match refusal {
+        Refusal::UnknownService(_) => StatusCode::NOT_FOUND,
+        Refusal::UnknownColor(..) => StatusCode::UNPROCESSABLE_ENTITY,
+        Refusal::NoPrevious | Refusal::Busy(..) => StatusCode::CONFLICT,
+        Refusal::OtherLive(_) | Refusal::OtherGeneration(_) => StatusCode::PRECONDITION_FAILED,
+        Refusal::Unready(..) | Refusal::Abandoned => StatusCode::SERVICE_UNAVAILABLE,
+        Refusal::NotSaved(_) => StatusCode::INSUFFICIENT_STORAGE,
+    };
+    let probe = match refusal {
+        Refusal::Unready(_, probe) => probe.clone(),
+        _ => None,
+    };
+    let detail = match refusal {
+        Refusal::NotSaved(_) => Some("nothing changed; mend the state directory and try again".to_owned()),
+        _ => None,
+    };
+    let problem = Problem {
+        status: status.as_u16(),
+        reason: refusal.reason().to_owned(),
+        title: refusal.to_string(),
+        detail,
+        probe,
+    };
+    answer(status, &problem)
+}
+
+fn fault(status: StatusCode, reason: &str, title: &str) -> Response {
+    problem(status, reason, title, None)
+}
+
+fn problem(status: StatusCode, reason: &str, title: &str, detail: Option<String>) -> Response {
+    let (reason, title) = (reason.to_owned(), title.to_owned());
+    answer(status, &Problem { status: status.as_u16(), reason, title, detail, probe: None })
+}
+
+fn answer(status: StatusCode, problem: &Problem) -> Response {
+    let text = serde_json::to_string(problem).unwrap_or_default();
+    (status, [(header::CONTENT_TYPE, "application/problem+json")], text).into_response()
+}
+
+fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
+    serde_json::from_slice(body).map_err(Fault::Body)
+}
+
+fn service_name(text: &str) -> Result<ServiceName, Fault> {
+    let unknown = |_invalid| Fault::Unknown { title: format!("there is no service `{text}`"), known: String::new() };
+    ServiceName::try_from(text.to_owned()).map_err(unknown)
+}
+
+fn color_name(text: &str) -> Result<Color, Fault> {
+    Color::try_from(text.to_owned()).map_err(|invalid| {
+        Fault::Body(<serde_json::Error as serde::de::Error>::custom(format!("`{text}` is no color: {invalid}")))
+    })
+}
+
+fn known_names(known: &[ServiceName]) -> String {
+    let names: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
+    format!("there are {}", names.join(", "))
+}

@@ -1,0 +1,684 @@
+//! How is what was decided carried out? One task owns the switchboard, feeds it events and runs its effects.
+//!
+//! Effects are begun in the order the switchboard gave them. What takes time (probing, saving, fencing, draining)
+//! runs beside the loop and comes back as an event, so that one service's drain never keeps another's switch waiting.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bgproxy_conf::wire::{Action, History, IdleReply, ProbeReport, Receipt, Reload, Status, What};
+use bgproxy_conf::{Address, Color, Config, Control, ServiceName};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::drain::Drain;
+use super::events::Events;
+use super::failpoint;
+use super::live_file::{self, Meaning};
+use super::probe;
+use super::registry::Registry;
+use super::report::About;
+use super::state::{Record, Store};
+use super::switchboard::{Board, Command, CommandId, Done, Effect, Event, Refusal};
+use super::watch::{self, Change, Key, Seen, Watched, Watcher};
+use crate::clock;
+use crate::mail::Mailboxes;
+use crate::table::{Service, Table};
+
+/// Asks that may wait for the loop; then the askers wait.
+const QUEUE: usize = 256;
+
+/// How often colors are looked at that nobody asked about.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// What may be asked of the operator; the reply goes into the sender.
+#[derive(Debug)]
+pub enum Ask {
+    /// Carry this out.
+    Command(ServiceName, Command, Asker),
+    /// The receipt of the drain that this generation began, when it is there.
+    Receipt(ServiceName, u64, oneshot::Sender<Receipt>),
+    /// Ask a color once whether it is ready.
+    Probe(ServiceName, Color, oneshot::Sender<Result<ProbeReport, Refusal>>),
+    /// Whether a color is idle.
+    Idle(ServiceName, Color, oneshot::Sender<Result<IdleReply, Refusal>>),
+    /// Everything at one glance.
+    Status(oneshot::Sender<Status>),
+    /// What happened.
+    History(oneshot::Sender<History>),
+    /// Read the configuration again.
+    Reload(oneshot::Sender<Reload>),
+}
+
+/// Who waits for a command's reply.
+#[derive(Debug)]
+pub struct Asker {
+    reply: oneshot::Sender<Result<Done, Refusal>>,
+    /// Cancelled when nobody waits any more.
+    left: CancellationToken,
+}
+
+/// News from the tasks beside the loop.
+#[derive(Debug)]
+enum News {
+    Event(Event),
+    Probed(ServiceName, Color, ProbeReport),
+}
+
+/// The operator's ear: cheap to clone, usable from any thread.
+#[derive(Debug, Clone)]
+pub struct Operators(mpsc::Sender<Ask>);
+
+/// The operator has ended: the daemon is going down.
+#[derive(Debug, thiserror::Error)]
+#[error("bgproxy is shutting down")]
+pub struct Gone;
+
+impl Operators {
+    /// Asks, and waits for the reply.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Gone> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(ask(reply)).await.map_err(|_closed| Gone)?;
+        answer.await.map_err(|_closed| Gone)
+    }
+
+    /// Has a command carried out. Dropping the future abandons it, as long as it is still being probed.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn command(&self, service: ServiceName, command: Command) -> Result<Result<Done, Refusal>, Gone> {
+        let left = CancellationToken::new();
+        let _leaving = left.clone().drop_guard();
+        self.ask(|reply| Ask::Command(service, command, Asker { reply, left })).await
+    }
+}
+
+/// What the operator is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The configuration in force.
+    pub config: Config,
+    /// Where it was read; none for the built-in default.
+    pub config_path: Option<PathBuf>,
+    /// What state files and live files said at start.
+    pub board: Board,
+    /// Every backend.
+    pub registry: Registry,
+    /// Where tables are published.
+    pub table: Arc<ArcSwap<Table>>,
+    /// The workers.
+    pub mail: Mailboxes,
+    /// Where records are saved.
+    pub store: Arc<Store>,
+    /// Who is told.
+    pub events: Arc<Events>,
+    /// What does not change while the daemon runs.
+    pub about: About,
+    /// Who may do what; a reload replaces it.
+    pub rules: Arc<ArcSwap<Control>>,
+    /// How long a shutdown may take; a reload replaces it.
+    pub shutdown: Arc<ArcSwap<Duration>>,
+}
+
+/// The task that carries out what the switchboard decides.
+#[derive(Debug)]
+pub struct Operator {
+    pub(super) config: Config,
+    pub(super) config_path: Option<PathBuf>,
+    pub(super) board: Board,
+    pub(super) registry: Registry,
+    table: Arc<ArcSwap<Table>>,
+    mail: Mailboxes,
+    pub(super) store: Arc<Store>,
+    pub(super) events: Arc<Events>,
+    pub(super) about: About,
+    pub(super) rules: Arc<ArcSwap<Control>>,
+    pub(super) shutdown: Arc<ArcSwap<Duration>>,
+    asks: mpsc::Receiver<Ask>,
+    news: mpsc::UnboundedReceiver<News>,
+    /// For the tasks beside the loop; there are only as many as there are commands and colors.
+    telling: mpsc::UnboundedSender<News>,
+    saving: mpsc::UnboundedSender<Saving>,
+    watcher: Watcher,
+    changes: mpsc::Receiver<Change>,
+    next_command: CommandId,
+    askers: HashMap<CommandId, Asker>,
+    receipts: Vec<(ServiceName, u64, oneshot::Sender<Receipt>)>,
+    /// Answers in a row so far, of the service that is being probed.
+    pub(super) passed: HashMap<ServiceName, Rc<Cell<u32>>>,
+    /// Deadline and end of each drain.
+    pub(super) drains: HashMap<(ServiceName, Color), (Instant, CancellationToken)>,
+    /// Requests each color had finished when it became live.
+    served_before: HashMap<(ServiceName, Color), u64>,
+    pub(super) reports: HashMap<(ServiceName, Color), ProbeReport>,
+    /// When each color was last asked outside of a switch.
+    asked: HashMap<(ServiceName, Color), Instant>,
+    pub(super) live_faults: HashMap<ServiceName, String>,
+    pub(super) last_reload: Option<Reload>,
+    pub(super) tally: Arc<super::metrics::Tally>,
+}
+
+/// A record on its way to the disk.
+#[derive(Debug)]
+pub(super) struct Saving {
+    service: ServiceName,
+    record: Record,
+    saved: oneshot::Sender<Result<(), String>>,
+}
+
+impl Operator {
+    /// An operator, and how to reach it. Publishes the first table and starts watching; must run on a local runtime.
+    pub fn new(parts: Parts, tally: Arc<super::metrics::Tally>) -> (Operator, Operators) {
+        let (sender, asks) = mpsc::channel(QUEUE);
+        let (telling, news) = mpsc::unbounded_channel();
+        let (watcher, changes) = Watcher::start();
+        let (saving, queue) = mpsc::unbounded_channel();
+        tokio::task::spawn_local(save_in_order(parts.store.clone(), queue));
+        let Parts { config, config_path, board, registry, table, mail, store, events, about, rules, shutdown } = parts;
+        let operator = Operator {
+            config,
+            config_path,
+            board,
+            registry,
+            table,
+            mail,
+            store,
+            events,
+            about,
+            rules,
+            shutdown,
+            asks,
+            news,
+            telling,
+            saving,
+            watcher,
+            changes,
+            next_command: 0,
+            askers: HashMap::new(),
+            receipts: Vec::new(),
+            passed: HashMap::new(),
+            drains: HashMap::new(),
+            served_before: HashMap::new(),
+            reports: HashMap::new(),
+            asked: HashMap::new(),
+            live_faults: HashMap::new(),
+            last_reload: None,
+            tally,
+        };
+        (operator, Operators(sender))
+    }
+
+    /// Runs until nobody can ask any more.
+    pub async fn run(mut self) {
+        self.rewatch();
+        self.read_live_files();
+        let mut rounds = interval(ROUND);
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                ask = self.asks.recv() => match ask {
+                    Some(ask) => self.answer(ask).await,
+                    None => return,
+                },
+                Some(news) = self.news.recv() => match news {
+                    News::Event(event) => self.step(event),
+                    News::Probed(service, color, report) => self.note(service, color, report),
+                },
+                Some(change) = self.changes.recv() => self.changed(change).await,
+                _ = rounds.tick() => self.look_around(),
+            }
+        }
+    }
+
+    async fn answer(&mut self, ask: Ask) {
+        // An asker that has gone does not want the reply.
+        match ask {
+            Ask::Command(service, command, asker) => self.command(service, command, Some(asker)),
+            Ask::Receipt(service, generation, reply) => self.receipt(service, generation, reply),
+            Ask::Probe(service, color, reply) => self.probe_for(&service, &color, reply),
+            Ask::Idle(service, color, reply) => drop(reply.send(self.idle(&service, &color))),
+            Ask::Status(reply) => drop(reply.send(self.status())),
+            Ask::History(reply) => drop(reply.send(self.history())),
+            Ask::Reload(reply) => {
+                let reload = self.reload().await;
+                drop(reply.send(reload));
+            }
+        }
+    }
+
+    /// Asks the switchboard; without an asker the reply is only told and logged.
+    fn command(&mut self, service: ServiceName, command: Command, asker: Option<Asker>) {
+        self.next_command += 1;
+        let id = self.next_command;
+        if let Some(asker) = asker {
+            self.askers.insert(id, asker);
+        }
+        self.step(Event::Commanded(id, service, command));
+    }
+
+    fn step(&mut self, event: Event) {
+        for effect in self.board.step(event) {
+            self.perform(effect);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Probe(id, service, color) => self.probe(id, service, &color),
+            Effect::Persist(id, service, record) => self.persist(id, service, record),
+            Effect::Resume(service, color) => {
+                if let Some((_, resumed)) = self.drains.remove(&(service, color)) {
+                    resumed.cancel();
+                }
+            }
+            Effect::Publish => {
+                failpoint::reach("before_publish");
+                self.publish();
+                failpoint::reach("after_publish");
+            }
+            Effect::Fence(id, service) => {
+                let (mail, telling) = (self.mail.clone(), self.telling.clone());
+                tokio::task::spawn_local(async move {
+                    mail.fence().await;
+                    let _ended = telling.send(News::Event(Event::Fenced(id, service)));
+                });
+            }
+            Effect::Reply(id, result) => {
+                failpoint::reach("before_reply");
+                if let Some(asker) = self.askers.remove(&id) {
+                    let _gone = asker.reply.send(result);
+                }
+                failpoint::reach("after_reply");
+            }
+            Effect::Drain { service, from, to, generation } => self.drain(service, from, to, generation),
+            Effect::WriteLiveFile(service, color) => self.write_live_file(service, &color),
+            Effect::Tell(service, what) => self.tell(service, what),
+        }
+    }
+
+    // --- effects
+
+    fn probe(&mut self, id: CommandId, service: ServiceName, color: &Color) {
+        let passed = Rc::new(Cell::new(0));
+        self.passed.insert(service.clone(), passed.clone());
+        let (mail, telling) = (self.mail.clone(), self.telling.clone());
+        let question = self.question(&service, color);
+        let ready = self.config.service.get(&service).map(|config| config.ready.clone());
+        // A live file goes nowhere; whoever calls may.
+        let left = self.askers.get(&id).map(|asker| asker.left.clone()).unwrap_or_default();
+        tokio::task::spawn_local(async move {
+            let Some((question, ready)) = question.zip(ready) else { return };
+            let asking = probe::until_ready(&mail, &question, &ready, &passed);
+            let event = match left.run_until_cancelled(asking).await {
+                Some(result) => Event::Probed(id, service, result),
+                None => Event::Abandoned(id, service),
+            };
+            let _ended = telling.send(News::Event(event));
+        });
+    }
+
+    fn persist(&mut self, id: Option<CommandId>, service: ServiceName, record: Record) {
+        failpoint::reach("before_persist");
+        let saved = self.save(service.clone(), record);
+        let telling = self.telling.clone();
+        tokio::task::spawn_local(async move {
+            let result = saved.await.unwrap_or_else(|_ended| Err("bgproxy is shutting down".to_owned()));
+            match id {
+                Some(id) => {
+                    let _ended = telling.send(News::Event(Event::Persisted(id, service, result)));
+                }
+                None => {
+                    if let Err(fault) = result {
+                        tracing::error!(%service, "cannot save what happened: {fault}");
+                    }
+                }
+            }
+        });
+    }
+
+    /// Puts a record into the queue for the disk: what is queued later is newer.
+    pub(super) fn save(&self, service: ServiceName, record: Record) -> oneshot::Receiver<Result<(), String>> {
+        let (saved, result) = oneshot::channel();
+        // A queue that has ended drops `saved`, which the receiver sees.
+        let _ended = self.saving.send(Saving { service, record, saved });
+        result
+    }
+
+    /// Makes the table of what is in force and lets the workers see it.
+    pub fn publish(&mut self) {
+        let mut services = Vec::with_capacity(self.board.services.len());
+        for (name, entry) in &self.board.services {
+            let Some(config) = self.config.service.get(name) else { continue };
+            let backends: Vec<_> =
+                config.backends.iter().map(|(color, address)| self.registry.backend(name, color, address)).collect();
+            let find = |color: &Color| backends.iter().find(|backend| backend.color == *color).cloned();
+            let (Some(live), Some(preview)) = (find(&entry.record.live), find(&entry.record.preview)) else {
+                // The switchboard lets no such record come into force.
+                tracing::error!(service = %name, "no backend for the live color, the service is left out");
+                continue;
+            };
+            if self.table.load().service(name).is_none_or(|before| before.live.color != live.color) {
+                self.served_before.insert((name.clone(), live.color.clone()), live.sum().finished);
+            }
+            services.push(Arc::new(Service {
+                name: name.clone(),
+                generation: entry.record.generation,
+                live,
+                preview,
+                backends,
+                config: config.clone(),
+            }));
+        }
+        let table = Table::new(services, self.config.limits.clone(), self.config.trusted.proxies.clone());
+        self.table.store(Arc::new(table));
+    }
+
+    /// Waits until every worker has seen the table.
+    pub(super) async fn fence(&self) {
+        self.mail.fence().await;
+    }
+
+    fn drain(&mut self, service: ServiceName, from: Color, to: Color, generation: u64) {
+        let Some(backend) = self.registry.find(&service, &from).cloned() else { return };
+        let deadline = self.config.service.get(&service).map_or(Duration::ZERO, |config| config.drain.deadline.get());
+        let resumed = CancellationToken::new();
+        let key = (service.clone(), from.clone());
+        self.drains.insert(key.clone(), (Instant::now() + deadline, resumed.clone()));
+        let served_before = self.served_before.get(&key).copied().unwrap_or(0);
+        let drain = Drain { from: backend, to, generation, served_before, deadline, resumed };
+        let (mail, telling) = (self.mail.clone(), self.telling.clone());
+        tokio::task::spawn_local(async move {
+            let receipt = drain.run(&mail).await;
+            let _ended = telling.send(News::Event(Event::Drained(service, receipt)));
+        });
+    }
+
+    fn write_live_file(&mut self, service: ServiceName, color: &Color) {
+        let Some(path) = self.config.service.get(&service).and_then(|config| config.live_file.clone()) else { return };
+        failpoint::reach("before_live_file");
+        match live_file::write(&path, color) {
+            Ok(text) => {
+                self.live_faults.remove(&service);
+                self.step(Event::FileSeen(service, text));
+            }
+            Err(error) => self.live_file_fault(service, format!("cannot be written: {error}")),
+        }
+        failpoint::reach("after_live_file");
+    }
+
+    fn live_file_fault(&mut self, service: ServiceName, fault: String) {
+        if self.live_faults.get(&service) != Some(&fault) {
+            self.live_faults.insert(service.clone(), fault.clone());
+            self.tell(service, What::LiveFile { fault });
+        }
+    }
+
+    fn tell(&mut self, service: ServiceName, what: What) {
+        match &what {
+            What::Probing { to } => tracing::info!(%service, %to, "asking whether the color is ready"),
+            What::Refused { reason, detail, by } => tracing::warn!(%service, reason, by, "refused: {detail}"),
+            What::Switched { generation, from, to, by } => {
+                tracing::info!(%service, generation, %from, %to, by, "switched");
+            }
+            What::Previewed { generation, color, by } => {
+                tracing::info!(%service, generation, %color, by, "preview changed");
+            }
+            What::Drained(receipt) => self.drained(&service, receipt),
+            What::Readiness { color, probe } if probe.ready => tracing::info!(%service, %color, "ready"),
+            What::Readiness { color, probe } => {
+                let live = self.board.services.get(&service).is_some_and(|entry| entry.record.live == *color);
+                let (reason, detail) = (probe.reason.as_deref(), probe.detail.as_deref().unwrap_or_default());
+                if live {
+                    tracing::warn!(%service, %color, reason, "the live color is not ready: {detail}");
+                } else {
+                    tracing::info!(%service, %color, reason, "not ready: {detail}");
+                }
+            }
+            What::Socket { color, present } => tracing::info!(%service, %color, present, "another socket than before"),
+            What::LiveFile { fault } => tracing::warn!(%service, "live file: {fault}"),
+            What::Reloaded { .. } => {}
+        }
+        self.tally.count(&service, &what);
+        self.events.tell(Some(service), what);
+    }
+
+    fn drained(&mut self, service: &ServiceName, receipt: &Receipt) {
+        let Receipt {
+            generation,
+            from,
+            outcome,
+            in_flight,
+            finished,
+            failed,
+            streams_left,
+            seconds,
+            cut,
+            cut_total,
+            ..
+        } = receipt;
+        tracing::info!(
+            %service, generation, %from, ?outcome, in_flight, finished, failed, cut = cut_total, streams_left, seconds,
+            "drain ended"
+        );
+        for request in cut {
+            tracing::warn!(%service, %from, method = request.method, path = request.path, age = request.age, "cut");
+        }
+        let key = (service.clone(), from.clone());
+        if self.board.services.get(service).is_none_or(|entry| !entry.draining.contains_key(from)) {
+            self.drains.remove(&key);
+        }
+        for (_, _, waiting) in self.receipts.extract_if(.., |(s, g, _)| s == service && g == generation) {
+            let _gone = waiting.send(receipt.clone());
+        }
+    }
+
+    // --- asks
+
+    fn receipt(&mut self, service: ServiceName, generation: u64, reply: oneshot::Sender<Receipt>) {
+        let history = self.board.services.get(&service).map(|entry| entry.record.history.iter());
+        let item = history.and_then(|mut items| items.find(|item| item.generation == generation));
+        match item.and_then(|item| item.receipt.clone()) {
+            Some(receipt) => drop(reply.send(receipt)),
+            None => self.receipts.push((service, generation, reply)),
+        }
+    }
+
+    pub(super) fn question(&self, service: &ServiceName, color: &Color) -> Option<crate::mail::Question> {
+        let backend = self.registry.find(service, color)?;
+        Some(probe::question(self.config.service.get(service)?, backend))
+    }
+
+    fn probe_for(
+        &mut self,
+        service: &ServiceName,
+        color: &Color,
+        reply: oneshot::Sender<Result<ProbeReport, Refusal>>,
+    ) {
+        if let Err(refusal) = self.find(service, color) {
+            return drop(reply.send(Err(refusal)));
+        }
+        let asked = self.ask_once(service, color);
+        tokio::task::spawn_local(async move {
+            // Without an answer the worker has ended, and so will the asker's connection.
+            if let Some(report) = asked.await.ok().flatten() {
+                let _gone = reply.send(Ok(report));
+            }
+        });
+    }
+
+    /// Asks a color once, beside the loop; the answer is noted too.
+    fn ask_once(&mut self, service: &ServiceName, color: &Color) -> oneshot::Receiver<Option<ProbeReport>> {
+        let (done, result) = oneshot::channel();
+        self.asked.insert((service.clone(), color.clone()), Instant::now());
+        let Some(question) = self.question(service, color) else { return result };
+        let (mail, telling) = (self.mail.clone(), self.telling.clone());
+        let (service, color) = (service.clone(), color.clone());
+        tokio::task::spawn_local(async move {
+            let report = mail.probe(fastrand::usize(..), question).await;
+            if let Some(report) = report.clone() {
+                let _ended = telling.send(News::Probed(service, color, report));
+            }
+            let _gone = done.send(report);
+        });
+        result
+    }
+
+    /// Remembers a probe's answer; tells when it is another one than before.
+    fn note(&mut self, service: ServiceName, color: Color, probe: ProbeReport) {
+        let before = self.reports.insert((service.clone(), color.clone()), probe.clone());
+        let is_news = match &before {
+            Some(before) => before.ready != probe.ready || before.reason != probe.reason,
+            None => true,
+        };
+        if is_news && self.find(&service, &color).is_ok() {
+            self.tell(service, What::Readiness { color, probe });
+        }
+    }
+
+    /// That there is such a color.
+    pub(super) fn find(&self, service: &ServiceName, color: &Color) -> Result<&super::switchboard::Entry, Refusal> {
+        let entry = self.board.services.get(service).ok_or_else(|| Refusal::UnknownService(service.clone()))?;
+        if entry.colors.contains(color) {
+            Ok(entry)
+        } else {
+            Err(Refusal::UnknownColor(color.clone(), entry.colors.clone()))
+        }
+    }
+
+    // --- what nobody asked for
+
+    /// Asks every color that has not been asked for a while.
+    fn look_around(&mut self) {
+        let mut due = Vec::new();
+        for (service, config) in &self.config.service {
+            let every = config.ready.watch.get();
+            if every.is_zero() {
+                continue;
+            }
+            for color in config.backends.keys() {
+                let key = (service.clone(), color.clone());
+                if self.asked.get(&key).is_none_or(|asked| asked.elapsed() >= every) {
+                    due.push(key);
+                }
+            }
+        }
+        for (service, color) in due {
+            // The answer comes as news.
+            drop(self.ask_once(&service, &color));
+        }
+    }
+
+    /// Watches what the configuration in force names.
+    pub(super) fn rewatch(&mut self) {
+        let mut watched = Vec::new();
+        if let Some(path) = &self.config_path {
+            watched.push(Watched::new(Key::Config, path, watch::What::Content));
+        }
+        for (name, config) in &self.config.service {
+            if let Some(path) = &config.live_file {
+                watched.push(Watched::new(Key::LiveFile(name.clone()), path, watch::What::Content));
+            }
+            for (color, address) in &config.backends {
+                if let Address::Unix(path) = address {
+                    watched.push(Watched::new(Key::Socket(name.clone(), color.clone()), path, watch::What::Identity));
+                }
+            }
+        }
+        self.watcher.set(watched);
+    }
+
+    /// What live files say at start: one that changed while we were down is a command.
+    fn read_live_files(&mut self) {
+        let files: Vec<_> = self
+            .config
+            .service
+            .iter()
+            .filter_map(|(name, config)| Some((name.clone(), config.live_file.clone()?)))
+            .collect();
+        for (service, path) in files {
+            let seen = watch::look(&path, watch::What::Content);
+            let entry = self.board.services.get(&service);
+            let Some((live, known)) = entry.map(|e| (e.record.live.clone(), e.record.file_seen.clone())) else {
+                continue;
+            };
+            match live_file::read(&seen) {
+                // As we left it: a crash came between the switch and the file.
+                Meaning::Names(color, text) if color != live && known.as_ref() == Some(&text) => {
+                    self.write_live_file(service, &live);
+                }
+                _ => self.live_file_says(service, &seen),
+            }
+        }
+    }
+
+    async fn changed(&mut self, change: Change) {
+        match change.key {
+            Key::Config => {
+                tracing::info!(path = %change.path.display(), "the configuration file changed");
+                self.reload().await;
+            }
+            Key::LiveFile(service) => self.live_file_says(service, &change.seen),
+            Key::Socket(service, color) => self.socket_changed(service, color, &change.seen).await,
+        }
+    }
+
+    fn live_file_says(&mut self, service: ServiceName, seen: &Seen) {
+        let Some(entry) = self.board.services.get(&service) else { return };
+        let live = entry.record.live.clone();
+        match live_file::read(seen) {
+            Meaning::Missing => self.write_live_file(service, &live),
+            Meaning::Nonsense(fault) => self.live_file_fault(service, fault),
+            Meaning::Names(color, _) if !entry.colors.contains(&color) => {
+                self.live_file_fault(service, format!("names `{color}`, which is no color of this service"));
+            }
+            Meaning::Names(color, text) => {
+                self.live_faults.remove(&service);
+                let command = Command {
+                    action: Action::Switch,
+                    to: Some(color),
+                    force: false,
+                    expect_live: None,
+                    expect_generation: None,
+                    by: "live file".to_owned(),
+                    at: clock::now(),
+                    file: Some(text),
+                };
+                self.command(service, command, None);
+            }
+        }
+    }
+
+    /// A new socket is a new container: what was connected to the old one is not to be used again.
+    async fn socket_changed(&mut self, service: ServiceName, color: Color, seen: &Seen) {
+        let present = matches!(seen, Seen::Identity { .. });
+        self.tell(service.clone(), What::Socket { color: color.clone(), present });
+        if let Some(backend) = self.registry.find(&service, &color) {
+            self.mail.retire(backend.slot).await;
+        }
+        drop(self.ask_once(&service, &color));
+    }
+}
+
+/// Saves records one after another: an older one must never come to lie on a newer one.
+async fn save_in_order(store: Arc<Store>, mut queue: mpsc::UnboundedReceiver<Saving>) {
+    while let Some(Saving { service, record, saved }) = queue.recv().await {
+        let store = store.clone();
+        let result = tokio::task::spawn_blocking(move || {
+            let result = store.save(&service, &record).map_err(|error| format!("{:#}", anyhow::Error::from(error)));
+            failpoint::reach("after_persist");
+            result
+        })
+        .await;
+        let result = result.unwrap_or_else(|panicked| Err(panicked.to_string()));
+        let _gone = saved.send(result);
+    }
+}

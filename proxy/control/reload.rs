@@ -1,0 +1,139 @@
+//! What happens when the configuration is read again? All of it comes into force, or none.
+
+use std::sync::Arc;
+
+use bgproxy_conf::wire::{Reload, What};
+use bgproxy_conf::{Config, ServiceName};
+
+use super::boot;
+use super::operate::Operator;
+use super::switchboard::{Board, Entry};
+use crate::clock;
+
+impl Operator {
+    /// Reads, checks and builds; any fault keeps what is in force.
+    pub(super) async fn reload(&mut self) -> Reload {
+        let result = self.try_reload().await;
+        let at = clock::now();
+        let reload = match result {
+            Ok(needs_restart) => {
+                tracing::info!(?needs_restart, "configuration reloaded");
+                Reload { at, ok: true, fault: None, needs_restart }
+            }
+            Err(fault) => {
+                tracing::error!("configuration not reloaded, the old one stays in use: {fault}");
+                Reload { at, ok: false, fault: Some(fault), needs_restart: Vec::new() }
+            }
+        };
+        self.tally.reloaded(&reload);
+        self.last_reload = Some(reload.clone());
+        self.events.tell(None, What::Reloaded { reload: reload.clone() });
+        reload
+    }
+
+    async fn try_reload(&mut self) -> Result<Vec<String>, String> {
+        let Some(path) = &self.config_path else {
+            return Err("bgproxy runs with its built-in configuration; there is no file to read".to_owned());
+        };
+        let config = Config::load(path).map_err(|error| error.to_string())?;
+        let (board, changed) = self.build(&config)?;
+        for name in &changed {
+            let saved = self.save(name.clone(), board.services[name].record.clone());
+            saved.await.unwrap_or_else(|_ended| Err("bgproxy is shutting down".to_owned()))?;
+        }
+        let needs_restart = needs_restart(&self.config, &config);
+        self.board = board;
+        self.config = keep_what_needs_restart(config, &self.config);
+        self.rules.store(Arc::new(self.config.control.clone()));
+        self.shutdown.store(Arc::new(self.config.shutdown.deadline.get()));
+        self.publish();
+        let Board { services } = &self.board;
+        self.registry
+            .retain(|service, color| services.get(service).is_some_and(|entry: &Entry| entry.colors.contains(color)));
+        self.reports.retain(|(service, color), _| {
+            services.get(service).is_some_and(|entry: &Entry| entry.colors.contains(color))
+        });
+        self.live_faults.retain(|service, _| services.contains_key(service));
+        self.rewatch();
+        self.fence().await;
+        Ok(needs_restart)
+    }
+
+    /// The board of this configuration, and the services whose requests go elsewhere now.
+    fn build(&self, config: &Config) -> Result<(Board, Vec<ServiceName>), String> {
+        let mut board = Board::default();
+        let mut changed = Vec::new();
+        for (name, service) in &config.service {
+            let Some(before) = self.board.services.get(name) else {
+                let entry = boot::entry(name, service, &self.store, None).map_err(|error| error.to_string())?;
+                board.services.insert(name.clone(), entry);
+                continue;
+            };
+            let mut entry = before.clone();
+            entry.colors = service.backends.keys().cloned().collect();
+            let needed = [Some(&entry.record.live), entry.pending.as_ref().map(|pending| &pending.to)];
+            if let Some(gone) = needed.into_iter().flatten().find(|color| !entry.colors.contains(color)) {
+                return Err(format!("service `{name}`: `{gone}` is live, it must stay in `service.{name}.backends`"));
+            }
+            if routes_differ(self.config.service.get(name), service) {
+                if entry.pending.is_some() {
+                    return Err(format!("service `{name}`: a command is being carried out, try again after it"));
+                }
+                if !entry.colors.contains(&entry.record.preview) {
+                    entry.record.preview = entry.record.live.clone();
+                }
+                entry.record.previous = entry.record.previous.take().filter(|color| entry.colors.contains(color));
+                entry.record.generation += 1;
+                changed.push(name.clone());
+            }
+            board.services.insert(name.clone(), entry);
+        }
+        if let Some((name, _)) = self
+            .board
+            .services
+            .iter()
+            .find(|(name, entry)| entry.pending.is_some() && !board.services.contains_key(*name))
+        {
+            return Err(format!("service `{name}`: a command is being carried out, try again after it"));
+        }
+        Ok((board, changed))
+    }
+}
+
+/// Whether requests go elsewhere than before.
+fn routes_differ(before: Option<&bgproxy_conf::Service>, after: &bgproxy_conf::Service) -> bool {
+    before.is_none_or(|before| {
+        (&before.hosts, &before.paths, &before.preview, &before.backends)
+            != (&after.hosts, &after.paths, &after.preview, &after.backends)
+    })
+}
+
+/// Keys whose new value waits for a restart.
+fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
+    let log = |config: &Config| config.log.clone();
+    [
+        ("workers", old.workers != new.workers),
+        ("listen", old.listen != new.listen),
+        ("control.socket", old.control.socket != new.control.socket),
+        ("admin.address", old.admin != new.admin),
+        ("state.dir", old.state != new.state),
+        ("log", log(old) != log(new)),
+    ]
+    .into_iter()
+    .filter(|(_, differs)| *differs)
+    .map(|(key, _)| key.to_owned())
+    .collect()
+}
+
+/// So that the next comparison is with what really runs.
+fn keep_what_needs_restart(new: Config, old: &Config) -> Config {
+    Config {
+        workers: old.workers,
+        listen: old.listen.clone(),
+        admin: old.admin.clone(),
+        state: old.state.clone(),
+        log: old.log.clone(),
+        control: bgproxy_conf::Control { socket: old.control.socket.clone(), ..new.control.clone() },
+        ..new
+    }
+}

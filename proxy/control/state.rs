@@ -1,0 +1,399 @@
+//! What must survive a crash, on disk: which color is live, in a file that is at every moment either the old record
+//! or the new one, and that tells when it is neither.
+//!
+//! `DIR/SERVICE.json` holds the newest record, `DIR/SERVICE.json.previous` the one before it, `DIR/.lock` keeps a
+//! second daemon out. Everything here blocks on the disk on purpose: it is called from a blocking task, because a
+//! reply must not be given before the disk has answered.
+
+mod form;
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use bgproxy_conf::wire::HistoryEntry;
+use bgproxy_conf::{Color, ServiceName};
+use rustix::fs::{Access, FlockOperation, access, flock};
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+
+use form::{Found, decode, encode, salvage};
+
+/// Entries of history kept.
+const HISTORY: usize = 50;
+
+/// What a service must know again after a crash.
+// Unknown fields are refused. A field that we do not know was written by somebody to whom it meant something, a
+// traffic split or a hold, say: to ignore it is to route differently from what was promised, and the next save would
+// erase it. Whoever adds a field counts SCHEMA up, so that older code refuses instead of guessing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Grows by one with every change of where the service's requests go.
+    pub generation: u64,
+    /// The color that serves everybody.
+    pub live: Color,
+    /// The color that testers reach.
+    pub preview: Color,
+    /// The color that was live before.
+    pub previous: Option<Color>,
+    /// The live file's text when it was last read or written: another text at start is a command given meanwhile.
+    pub file_seen: Option<String>,
+    /// What happened, oldest first; see [`Record::remember`].
+    pub history: Vec<HistoryEntry>,
+}
+
+/// What [`Store::load`] found.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Loaded {
+    /// Nothing was ever saved.
+    Fresh,
+    /// The newest record.
+    Current(Record),
+    /// The record before the newest, which is damaged or missing; to be told loudly.
+    Previous {
+        /// The record.
+        record: Record,
+        /// What is wrong with the newest.
+        fault: String,
+    },
+}
+
+/// The state directory, ours alone while this lives.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    /// The open directory, for its fsync.
+    handle: File,
+    /// Held for its flock, which the kernel drops with us however we end.
+    _lock: File,
+}
+
+/// Why state cannot be read or written, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// There is no such directory.
+    #[error("state directory `{dir}` does not exist; create it: install -d -o bgproxy {dir}", dir = dir.display())]
+    Missing {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// It is something else.
+    #[error("`{}` is not a directory; set `state.dir` to one", dir.display())]
+    NotADirectory {
+        /// The path.
+        dir: PathBuf,
+    },
+    /// We may not write there.
+    #[error("state directory `{dir}` is not writable; give it to the user that bgproxy runs as: chown bgproxy {dir}", dir = dir.display())]
+    NotWritable {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another daemon uses it.
+    #[error("state directory `{}` is in use by another bgproxy{}; stop that one, or give this one a `state.dir` of its own", dir.display(), process(*pid))]
+    Taken {
+        /// The directory.
+        dir: PathBuf,
+        /// The other's process id, if it wrote one.
+        pid: Option<u32>,
+    },
+    /// The newest record and the one before it are unusable.
+    #[error(
+        "the state of service `{service}` is damaged: {fault}; {previous_fault}; restore `{}` from a backup, or start once with `--assume-live blue` (the color that shall be live)", path.display()
+    )]
+    Damaged {
+        /// The service.
+        service: ServiceName,
+        /// The newest record's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: String,
+        /// What is wrong with the one before.
+        previous_fault: String,
+    },
+    /// A file is intact and says what this version does not understand.
+    #[error(
+        "`{}` {meaning}; start the bgproxy that wrote it, or start this one once with `--assume-live blue` (the color that shall be live)", path.display()
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What about it is foreign.
+        meaning: String,
+    },
+    /// The kernel refused.
+    #[error("cannot {action} `{}`", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The new record is in place, but whether it survives a power cut is not certain, and it could not be taken back.
+    #[error("cannot make `{}` durable ({durable}), nor put the record before it back; a restart may see either", path.display())]
+    Torn {
+        /// The newest record's file.
+        path: PathBuf,
+        /// Why it may not be durable.
+        durable: io::Error,
+        /// Why the old one could not be put back.
+        source: Box<StateError>,
+    },
+}
+
+/// What the file's name must lead back to if a save fails after its rename.
+enum Old {
+    /// These bytes, a good record.
+    Good(Vec<u8>),
+    /// Nothing good: then no file at all, so that the previous one is used.
+    Nothing,
+}
+
+/// The names of one service's files.
+struct Names {
+    current: PathBuf,
+    previous: PathBuf,
+    refused: PathBuf,
+}
+
+/// A file under construction; its name is gone when this is.
+#[derive(Debug)]
+struct Temp(PathBuf);
+
+// === impl Record ===
+
+impl Record {
+    /// Appends to the history, and forgets its oldest entry when there are more than 50.
+    pub fn remember(&mut self, entry: HistoryEntry) {
+        self.history.push(entry);
+        let excess = self.history.len().saturating_sub(HISTORY);
+        self.history.drain(..excess);
+    }
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Takes the directory for this process and removes what a crash left half-written in it.
+    ///
+    /// # Errors
+    /// [`StateError`]: it is missing, no directory, not writable, or in use by another daemon.
+    pub fn open(dir: &Path) -> Result<Store, StateError> {
+        let dir = dir.to_owned();
+        match fs::metadata(&dir) {
+            Ok(found) if !found.is_dir() => return Err(StateError::NotADirectory { dir }),
+            Ok(_) => {}
+            Err(source) => return Err(unusable(dir, source)),
+        }
+        if let Err(source) = access(&dir, Access::WRITE_OK | Access::EXEC_OK) {
+            return Err(unusable(dir, source.into()));
+        }
+        let handle = File::open(&dir).map_err(|source| unusable(dir.clone(), source))?;
+        let lock = lock(&dir)?;
+        let store = Store { dir, handle, _lock: lock };
+        // Only the owner of the lock may do this: anybody else's temp file may be under construction right now.
+        store.sweep()?;
+        Ok(store)
+    }
+
+    /// Reads a service's record.
+    ///
+    /// # Errors
+    /// [`StateError`]: there is a record but none that can be trusted. Never answered by a guess.
+    pub fn load(&self, service: &ServiceName) -> Result<Loaded, StateError> {
+        let names = self.names(service);
+        let missing = |path: &Path| format!("`{}` is missing", path.display());
+        let (present, fault) = match look(&names.current, service)? {
+            Found::Good(record) => return Ok(Loaded::Current(record)),
+            // To fall back from it would silently undo a switch that a newer daemon promised.
+            Found::Foreign(meaning) => return Err(StateError::Foreign { path: names.current, meaning }),
+            Found::Damaged(fault) => (true, fault),
+            Found::Absent => (false, missing(&names.current)),
+        };
+        let previous_fault = match look(&names.previous, service)? {
+            Found::Good(record) => return Ok(Loaded::Previous { record, fault }),
+            Found::Foreign(meaning) => return Err(StateError::Foreign { path: names.previous, meaning }),
+            Found::Damaged(fault) => fault,
+            Found::Absent if !present => return Ok(Loaded::Fresh),
+            Found::Absent => missing(&names.previous),
+        };
+        Err(StateError::Damaged { service: service.clone(), path: names.current, fault, previous_fault })
+    }
+
+    /// A record made from an operator's word (`--assume-live`) where none can be read; to be saved like any other.
+    ///
+    /// Its generation is above every one that the unusable files seem to hold, so that a script's `expect_generation`
+    /// from before cannot fit by accident.
+    pub fn assume(&self, service: &ServiceName, live: Color) -> Record {
+        let names = self.names(service);
+        let seen = [&names.current, &names.previous].into_iter().filter_map(|path| fs::read(path).ok());
+        let generation = seen.filter_map(|bytes| salvage(&bytes)).max().unwrap_or(0) + 1;
+        Record { generation, preview: live.clone(), live, previous: None, file_seen: None, history: Vec::new() }
+    }
+
+    /// Makes a record the newest one; when this returns it survives a power cut.
+    ///
+    /// # Errors
+    /// [`StateError`]: the record before it is still the newest one, and nothing is left over ([`StateError::Torn`]
+    /// excepted). Where the disk failed in the last step, a power cut may yet bring the new one back.
+    pub fn save(&self, service: &ServiceName, record: &Record) -> Result<(), StateError> {
+        let names = self.names(service);
+        let temp = self.write(&names.current, &encode(service, record))?;
+        let old = self.keep(&names, service)?;
+        temp.rename(&names.current)?;
+        match self.handle.sync_all() {
+            Ok(()) => Ok(()),
+            Err(durable) => Err(self.put_back(&names, old, durable)),
+        }
+    }
+
+    /// Step one: the bytes on disk under a name that nobody reads.
+    fn write(&self, name: &Path, bytes: &[u8]) -> Result<Temp, StateError> {
+        let temp = Temp::new(name);
+        let file = File::options().write(true).create_new(true).mode(0o640).open(&temp.0);
+        let mut file = file.map_err(failed("create", &temp.0))?;
+        file.write_all(bytes).map_err(failed("write", &temp.0))?;
+        file.sync_all().map_err(failed("flush", &temp.0))?;
+        Ok(temp)
+    }
+
+    /// Step two: the newest record, which is about to be replaced, becomes the previous one. It keeps its own name
+    /// meanwhile, so that there is a good file under that name at every moment.
+    fn keep(&self, names: &Names, service: &ServiceName) -> Result<Old, StateError> {
+        let Some(bytes) = read(&names.current)? else { return Ok(Old::Nothing) };
+        if let Found::Good(_) = decode(&names.current, &bytes, service) {
+            self.double(&names.current, &bytes)?.rename(&names.previous)?;
+            return Ok(Old::Good(bytes));
+        }
+        // It must not replace the good previous one; but whoever wants to know what happened wants to see it.
+        match self.double(&names.current, &bytes).and_then(|temp| temp.rename(&names.refused)) {
+            Ok(()) => info!(path = %names.refused.display(), "unusable state file kept aside"),
+            Err(fault) => warn!(error = &fault as &dyn std::error::Error, "unusable state file not kept aside"),
+        }
+        Ok(Old::Nothing)
+    }
+
+    /// After a failed fsync of the directory: the caller is told that nothing was saved, so a restart must see it so.
+    fn put_back(&self, names: &Names, old: Old, durable: io::Error) -> StateError {
+        let put_back = match old {
+            Old::Good(bytes) => self.double(&names.previous, &bytes).and_then(|temp| temp.rename(&names.current)),
+            Old::Nothing => fs::remove_file(&names.current).map_err(failed("remove", &names.current)),
+        };
+        match put_back {
+            Ok(()) => failed("flush", &self.dir)(durable),
+            Err(source) => StateError::Torn { path: names.current.clone(), durable, source: Box::new(source) },
+        }
+    }
+
+    /// A second name for a file, to be renamed: by link, or by copy on filesystems that have no links.
+    fn double(&self, path: &Path, bytes: &[u8]) -> Result<Temp, StateError> {
+        let temp = Temp::new(path);
+        match fs::hard_link(path, &temp.0) {
+            Ok(()) => Ok(temp),
+            Err(_) => self.write(path, bytes),
+        }
+    }
+
+    fn sweep(&self) -> Result<(), StateError> {
+        for entry in fs::read_dir(&self.dir).map_err(failed("list", &self.dir))? {
+            let path = entry.map_err(failed("list", &self.dir))?.path();
+            if Temp::is_one(&path) {
+                fs::remove_file(&path).map_err(failed("remove", &path))?;
+                info!(path = %path.display(), "half-written state file of a crash removed");
+            }
+        }
+        Ok(())
+    }
+
+    fn names(&self, service: &ServiceName) -> Names {
+        let name = |suffix| self.dir.join(format!("{service}.{suffix}"));
+        Names { current: name("json"), previous: name("json.previous"), refused: name("json.refused") }
+    }
+}
+
+fn unusable(dir: PathBuf, source: io::Error) -> StateError {
+    match source.kind() {
+        io::ErrorKind::NotFound => StateError::Missing { dir },
+        io::ErrorKind::NotADirectory => StateError::NotADirectory { dir },
+        _ => StateError::NotWritable { dir, source },
+    }
+}
+
+fn lock(dir: &Path) -> Result<File, StateError> {
+    let path = dir.join(".lock");
+    let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o640).open(&path);
+    let mut file = file.map_err(|source| unusable(dir.to_owned(), source))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut text = String::new();
+            let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+            return Err(StateError::Taken { dir: dir.to_owned(), pid });
+        }
+        Err(fault) => return Err(failed("lock", &path)(fault.into())),
+    }
+    // For the message above only; the lock holds without it, so a full disk is no reason not to start.
+    let pid = format!("{}\n", std::process::id());
+    if let Err(fault) = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(pid.as_bytes())) {
+        warn!(path = %path.display(), error = %fault, "process id not written");
+    }
+    Ok(file)
+}
+
+fn look(path: &Path, service: &ServiceName) -> Result<Found, StateError> {
+    Ok(read(path)?.map_or(Found::Absent, |bytes| decode(path, &bytes, service)))
+}
+
+/// An unreadable file is no damaged one: a wrong owner or a sick disk is to be mended, not to be stepped over.
+fn read(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(fault) if fault.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(fault) => Err(failed("read", path)(fault)),
+    }
+}
+
+fn process(pid: Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
+    move |source| StateError::Io { action, path: path.to_owned(), source }
+}
+
+// === impl Temp ===
+
+impl Temp {
+    /// Unique without luck: the lock makes us the only writer, and the sweep has removed what came before us.
+    fn new(name: &Path) -> Temp {
+        use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let base = name.file_name().unwrap_or_default().display();
+        Temp(name.with_file_name(format!(".{base}.{}.tmp", COUNT.fetch_add(1, Relaxed))))
+    }
+
+    fn is_one(path: &Path) -> bool {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with('.') && name.contains(".json.") && name.ends_with(".tmp")
+    }
+
+    fn rename(self, to: &Path) -> Result<(), StateError> {
+        fs::rename(&self.0, to).map_err(failed("replace", to))
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        // Also after a rename: one that finds both names on the same file says yes and leaves both where they are.
+        let _ = fs::remove_file(&self.0);
+    }
+}

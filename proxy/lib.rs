@@ -1,0 +1,26 @@
+//! bgproxy: the front door of a host that runs its web application twice, as blue and green.
+//!
+//! Two wings that do not know each other: [`serve`] is what happens to a request, [`control`] is what changes where
+//! requests go. Between them the hall: [`table`], the immutable answer to "where does this request go?", the
+//! [`cell`]s in which a request's hold on a backend is counted, and the [`mail`] that control sends to workers.
+//! [`run()`] introduces them to each other.
+//!
+//! The words are those of docs/lexicon.md, one per concept. This library exists for the two binaries, the tests and
+//! the benches; it promises no stable API.
+
+mod atomic {
+    pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+}
+pub mod cell;
+pub mod clock;
+pub mod control;
+pub mod family;
+pub mod mail;
+pub mod run;
+pub mod serve;
+pub mod table;
+
+pub use run::{Options, run};
+
+/// Version and commit, as `--version` prints them.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BGPROXY_COMMIT"), ")");

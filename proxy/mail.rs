@@ -1,0 +1,110 @@
+//! What may be asked of a worker: the messages the control wing puts into its mailbox.
+//!
+//! A worker is one thread, so it answers a letter between two requests' steps, never within one. That makes the
+//! answer to a [`Letter::Fence`] a promise: every request this worker takes from now on sees the table published
+//! before the fence was sent, and every earlier request has already claimed its backend.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bgproxy_conf::wire::{CutRequest, ProbeReport};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::table::Backend;
+
+/// One message to a worker.
+#[derive(Debug)]
+pub enum Letter {
+    /// Answer when every earlier request has claimed.
+    Fence(oneshot::Sender<()>),
+    /// Ask a backend one question, the way a request would be sent.
+    Probe(Question, oneshot::Sender<ProbeReport>),
+    /// Cut every request in flight on this slot's backend and answer with what was cut.
+    Cut(usize, oneshot::Sender<Vec<CutRequest>>),
+    /// Close the idle connections to this slot's backend: it drained, or its socket is another one now.
+    Retire(usize),
+    /// Stop accepting, finish what is in flight within this time, then end.
+    Stop(Duration),
+}
+
+/// A question to a backend.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// Whom to ask.
+    pub backend: Arc<Backend>,
+    /// Path and query of the GET.
+    pub path: String,
+    /// The Host header.
+    pub host: String,
+    /// Statuses that count as ready.
+    pub expect: bgproxy_conf::StatusRanges,
+    /// How long the answer's head may take, connecting included.
+    pub timeout: Duration,
+}
+
+/// All workers' mailboxes.
+#[derive(Debug, Clone)]
+pub struct Mailboxes(Arc<[mpsc::Sender<Letter>]>);
+
+/// How many letters a mailbox holds; a full one makes the sender wait, never the worker.
+const LETTERS: usize = 256;
+
+impl Mailboxes {
+    /// Mailboxes for this many workers, and the ends they read from.
+    pub fn new(workers: usize) -> (Mailboxes, Vec<mpsc::Receiver<Letter>>) {
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(LETTERS)).unzip();
+        (Mailboxes(senders.into()), receivers)
+    }
+
+    /// Waits until every worker has passed a fence.
+    ///
+    /// A worker that has ended takes no more requests, so its silence is an answer too.
+    pub async fn fence(&self) {
+        let answers = self.ask_all(Letter::Fence).await;
+        for answer in answers {
+            let _ended = answer.await;
+        }
+    }
+
+    /// Cuts every request in flight on this slot's backend; what was cut, over all workers.
+    pub async fn cut(&self, slot: usize) -> Vec<CutRequest> {
+        let mut cut = Vec::new();
+        for answer in self.ask_all(|reply| Letter::Cut(slot, reply)).await {
+            cut.extend(answer.await.unwrap_or_default());
+        }
+        cut
+    }
+
+    /// Closes the idle connections to this slot's backend.
+    pub async fn retire(&self, slot: usize) {
+        for mailbox in self.0.iter() {
+            let _ended = mailbox.send(Letter::Retire(slot)).await;
+        }
+    }
+
+    /// Has one worker ask a backend; `turn` picks the worker. None when that worker has ended.
+    pub async fn probe(&self, turn: usize, question: Question) -> Option<ProbeReport> {
+        let (reply, answer) = oneshot::channel();
+        let mailbox = &self.0[turn % self.0.len()];
+        mailbox.send(Letter::Probe(question, reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Tells every worker to stop.
+    pub async fn stop(&self, within: Duration) {
+        for mailbox in self.0.iter() {
+            let _ended = mailbox.send(Letter::Stop(within)).await;
+        }
+    }
+
+    async fn ask_all<T>(&self, letter: impl Fn(oneshot::Sender<T>) -> Letter) -> Vec<oneshot::Receiver<T>> {
+        let mut answers = Vec::with_capacity(self.0.len());
+        for mailbox in self.0.iter() {
+            let (reply, answer) = oneshot::channel();
+            // A closed mailbox drops the reply, which answers at once.
+            let _ended = mailbox.send(letter(reply)).await;
+            answers.push(answer);
+        }
+        answers
+    }
+}

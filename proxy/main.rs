@@ -1,0 +1,134 @@
+//! `bgproxy`: arguments, logging, exit code.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use bgproxy::{Options, VERSION};
+use bgproxy_conf::{Color, Config, DEFAULT_PATH, Log, LogFormat};
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// The blue/green front door: forwards HTTP to the live color's socket and switches color without losing a request.
+#[derive(Debug, Parser)]
+#[command(name = "bgproxy", version = VERSION, after_help = HELP, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Verb>,
+    #[command(flatten)]
+    run: Run,
+}
+
+const HELP: &str = "\
+While it runs, `bgctl` talks to it: `bgctl status`, `bgctl switch green`, `bgctl --help`.
+SIGHUP reads the configuration again; SIGTERM and SIGINT finish what is in flight, a second one ends at once.";
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Open the door (also without a verb)
+    Run(Run),
+    /// Check a configuration file and say what is wrong where
+    Check(File),
+    /// Try it: two embedded colored backends behind a door on 127.0.0.1
+    Demo(Demo),
+    /// Print the JSON Schema of the configuration file, for editors
+    Schema,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+struct File {
+    /// Configuration file [default: /etc/bgproxy/bgproxy.toml; where that does not exist, the built-in one]
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+struct Run {
+    #[command(flatten)]
+    file: File,
+    /// Take this color for live, whatever the state files say: for when they cannot be read any more
+    #[arg(long, value_name = "COLOR")]
+    assume_live: Option<Color>,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+struct Demo {
+    /// Port of the door on 127.0.0.1 (0 takes a free one)
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// Port of the status page on 127.0.0.1 (0 takes a free one)
+    #[arg(long, default_value_t = 9180)]
+    admin_port: u16,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            // The last words, when even standard error is gone.
+            let _unheard = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    match arguments.command.unwrap_or(Verb::Run(arguments.run)) {
+        Verb::Run(Run { file, assume_live }) => {
+            let (config, config_path) = load(file.config)?;
+            start_logging(&config.log)?;
+            bgproxy::run(Options { config, config_path, assume_live, opened: || {} })
+        }
+        Verb::Check(file) => {
+            let (config, path) = load(file.config)?;
+            filter(&config.log)?;
+            let path = path.as_deref().map_or("the built-in configuration".into(), Path::to_string_lossy);
+            print(&format!("{path} is right: {} service(s)\n", config.service.len()))
+        }
+        Verb::Demo(Demo { port, admin_port }) => anyhow::bail!("{port} {admin_port}"),
+        Verb::Schema => print(&format!("{:#}\n", Config::schema())),
+    }
+}
+
+/// The file that was named, the default one, or the built-in configuration.
+fn load(path: Option<PathBuf>) -> anyhow::Result<(Config, Option<PathBuf>)> {
+    match path {
+        Some(path) => Ok((Config::load(&path)?, Some(path))),
+        None if Path::new(DEFAULT_PATH).exists() => {
+            Ok((Config::load(Path::new(DEFAULT_PATH))?, Some(DEFAULT_PATH.into())))
+        }
+        None => Ok((Config::default(), None)),
+    }
+}
+
+fn filter(log: &Log) -> anyhow::Result<EnvFilter> {
+    match std::env::var("BGPROXY_LOG") {
+        Ok(level) => EnvFilter::try_new(&level).with_context(|| format!("BGPROXY_LOG={level} is no log filter")),
+        Err(_unset) => {
+            EnvFilter::try_new(&log.level).with_context(|| format!("`log.level = {:?}` is no log filter", log.level))
+        }
+    }
+}
+
+fn start_logging(log: &Log) -> anyhow::Result<()> {
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter(log)?).with_writer(std::io::stderr);
+    match log.format {
+        LogFormat::Plain => {
+            use std::io::IsTerminal;
+            let colors = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            subscriber.with_ansi(colors).with_target(false).init();
+        }
+        LogFormat::Json => subscriber.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    let result = std::io::stdout().write_all(text.as_bytes());
+    match result {
+        // `bgproxy schema | head` has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        result => result.map(|()| ExitCode::SUCCESS).context("cannot write to standard output"),
+    }
+}

@@ -1,0 +1,459 @@
+//! How does it all begin and end? Wires everything from top to bottom: takes what the host may refuse, starts the
+//! workers, then the control wing, waits for a signal, and takes it all down again.
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use arc_swap::ArcSwap;
+use bgproxy_conf::{Color, Config};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::control::admin::{self, Readiness};
+use crate::control::api::{self, Api};
+use crate::control::boot;
+use crate::control::caller::{self, Caller};
+use crate::control::events::Events;
+use crate::control::metrics::{ControlMetrics, Tally};
+use crate::control::operate::{Ask, Operator, Operators, Parts};
+use crate::control::registry::Registry;
+use crate::control::report::About;
+use crate::control::state::Store;
+use crate::family::Page;
+use crate::mail::Mailboxes;
+use crate::serve::access::{AccessLog, AccessWriterHandle};
+use crate::serve::listen::{self, Listener};
+use crate::serve::meter::Meters;
+use crate::serve::metrics::ServingMetrics;
+use crate::serve::worker;
+use crate::table::Table;
+use crate::{VERSION, clock};
+
+/// After the deadline of a shutdown, workers get this long to notice.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Panics since the start.
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+/// What `bgproxy run` was told.
+#[derive(Debug)]
+pub struct Options {
+    /// The configuration.
+    pub config: Config,
+    /// Where it was read; none for the built-in default.
+    pub config_path: Option<PathBuf>,
+    /// What to take for live, whatever the state files say.
+    pub assume_live: Option<Color>,
+    /// Called when the door is open.
+    pub opened: fn(),
+}
+
+/// Runs the front door until a signal ends it.
+///
+/// # Errors
+/// One error that says what the host refused and what to do.
+pub fn run(options: Options) -> anyhow::Result<ExitCode> {
+    let Options { config, config_path, assume_live, opened } = options;
+    count_panics();
+    raise_descriptor_limit(&config);
+    for name in caller::unknown_names(&config.control) {
+        tracing::warn!(name, "in `control.operators` or `control.viewers`: this host has no such user or group");
+    }
+    let store = Store::open(&config.state.dir)?;
+    let control_socket = bind_control(&config.control.socket)?;
+    let workers = config.workers.count();
+    let listeners = bind_listeners(&config, workers)?;
+    let admin_socket = bind_admin(&config)?;
+    let board = boot::boot(&config, &store, assume_live.as_ref())?;
+    let access = AccessLog::open(&config.log.access, config.log.access_format)?;
+
+    let table = Arc::new(ArcSwap::from_pointee(Table::new(Vec::new(), config.limits.clone(), Vec::new())));
+    let (mail, mailboxes) = Mailboxes::new(workers);
+    let meters = Arc::new(Meters::default());
+    let events = Arc::new(Events::default());
+    let tally = Arc::new(Tally::default());
+    tally.started();
+    let about = About {
+        version: VERSION.to_owned(),
+        started: clock::now(),
+        workers,
+        listen: listeners.iter().map(|listener| listener.address.to_string()).collect(),
+        admin: admin_socket.local_addr()?.to_string(),
+        connections: {
+            let meters = meters.clone();
+            Arc::new(move || meters.connections().1)
+        },
+    };
+    let page = Arc::new(Page::new(vec![
+        Box::new(ServingMetrics {
+            meters: meters.clone(),
+            table: table.clone(),
+            losses: access.as_ref().map(|(log, _)| log.losses()),
+        }),
+        Box::new(ControlMetrics {
+            tally: tally.clone(),
+            table: table.clone(),
+            version: VERSION.to_owned(),
+            panics: || PANICS.load(Ordering::Relaxed),
+        }),
+    ]));
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
+    runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let rules = Arc::new(ArcSwap::from_pointee(config.control.clone()));
+        let shutdown = Arc::new(ArcSwap::from_pointee(config.shutdown.deadline.get()));
+        let parts = Parts {
+            registry: Registry::new(workers),
+            table: table.clone(),
+            mail: mail.clone(),
+            store: Arc::new(store),
+            events: events.clone(),
+            about: about.clone(),
+            rules: rules.clone(),
+            shutdown: shutdown.clone(),
+            board,
+            config,
+            config_path,
+        };
+        let (mut operator, operators) = Operator::new(parts, tally);
+        // Workers never see a door without a table.
+        operator.publish();
+        let (log, writer) = access.unzip();
+        let (ended, mut endings) = mpsc::unbounded_channel();
+        let threads = start_workers(workers, listeners, mailboxes, &table, &meters, &log, &ended)?;
+        drop((log, ended));
+        let operating = tokio::task::spawn_local(operator.run());
+
+        let ending = CancellationToken::new();
+        let api = Api { operators: operators.clone(), events, page, control: rules, ending: ending.clone() };
+        let readiness = Readiness::default();
+        let control = serve_control(control_socket.listener()?, api.clone(), ending.clone());
+        let admin = serve_admin(admin_socket, api, readiness.clone(), ending.clone())?;
+        readiness.set(true);
+        tracing::info!(version = VERSION, workers, listen = ?about.listen, admin = about.admin, "the door is open");
+        opened();
+
+        let why = wait_for_the_end(&mut signals, &mut endings, &operators).await;
+        readiness.set(false);
+        let within = **shutdown.load();
+        tracing::info!(why = %why, deadline = ?within, "closing the door");
+        mail.stop(within).await;
+        let closed = close(&mut signals, &mut endings, threads.len(), within).await;
+        ending.cancel();
+        drop(operators);
+        for server in [control, admin] {
+            server.abort();
+        }
+        operating.abort();
+        control_socket.remove();
+        if let Some(writer) = writer {
+            finish_access_log(writer);
+        }
+        tracing::info!("closed");
+        match (why, closed) {
+            (Why::Signal(_), true) => Ok(ExitCode::SUCCESS),
+            (Why::Signal(_), false) => Ok(ExitCode::FAILURE),
+            (Why::Worker(fault), _) => Err(anyhow!("a worker ended: {fault}")),
+        }
+    })
+}
+
+// --- what the host may refuse
+
+/// A client and a backend connection each need a descriptor.
+fn raise_descriptor_limit(config: &Config) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        tracing::warn!("cannot raise the limit of open files: {error}");
+    }
+    let needed = config.limits.connections as u64 * 2 + 100;
+    if let Some(most) = limit.maximum.filter(|most| *most < needed) {
+        tracing::warn!(
+            most,
+            needed,
+            "fewer open files are allowed than `limits.connections` may need: raise LimitNOFILE or lower the limit"
+        );
+    }
+}
+
+fn bind_listeners(config: &Config, workers: usize) -> anyhow::Result<Vec<Listener>> {
+    let bind = |listen: &bgproxy_conf::Listen| {
+        listen::bind(listen.address, workers).map_err(|error| refused(error, "listen on", listen.address, "`listen`"))
+    };
+    config.listen.iter().map(bind).collect()
+}
+
+fn bind_admin(config: &Config) -> anyhow::Result<std::net::TcpListener> {
+    let address = config.admin.address;
+    let listener = std::net::TcpListener::bind(address)
+        .map_err(|error| refused(error, "show metrics on", address, "`admin.address`"))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// What the kernel said about an address, and what to do.
+fn refused(error: io::Error, doing: &str, address: std::net::SocketAddr, key: &str) -> anyhow::Error {
+    let port = address.port();
+    let help = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("another program has the port: find it with `ss -ltnp 'sport = :{port}'`, or change {key}")
+        }
+        io::ErrorKind::PermissionDenied => format!(
+            "ports below 1024 need a permission: `setcap cap_net_bind_service=+ep $(command -v bgproxy)`, \
+             `AmbientCapabilities=CAP_NET_BIND_SERVICE` in the unit, or another port in {key}"
+        ),
+        io::ErrorKind::AddrNotAvailable => format!("this host has no such address: see `ip address`, and {key}"),
+        _ => format!("see {key}"),
+    };
+    anyhow::Error::new(error).context(format!("cannot {doing} {address}: {help}"))
+}
+
+/// The control socket, ours until it is removed.
+#[derive(Debug)]
+struct ControlSocket {
+    path: PathBuf,
+    listener: std::os::unix::net::UnixListener,
+    inode: (u64, u64),
+}
+
+/// Binds the control socket under another name and renames it, so that there is never a moment without one.
+fn bind_control(path: &Path) -> anyhow::Result<ControlSocket> {
+    let help = |doing: &str| format!("cannot {doing} the control socket {}", path.display());
+    if let Some(dir) = path.parent()
+        && !dir.exists()
+    {
+        // Below /run nothing survives a reboot; everything else is the operator's to make.
+        std::fs::create_dir(dir)
+            .with_context(|| format!("{}: make its directory with `install -d {}`", help("create"), dir.display()))?;
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(file) if !file.file_type().is_socket() => {
+            bail!("{}: something else is there; remove it or change `control.socket`", help("create"))
+        }
+        Ok(_) => match UnixStream::connect(path) {
+            Ok(running) => bail!(
+                "{}: a running bgproxy{} serves it; stop that one, or give this one its own `control.socket`",
+                help("take"),
+                pid_of(running)
+            ),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                tracing::info!(path = %path.display(), "replacing a control socket that nobody serves");
+            }
+            Err(error) => return Err(error).with_context(|| help("look at")),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| help("look at")),
+    }
+    let mut temp = path.as_os_str().to_owned();
+    temp.push(".new");
+    let temp = PathBuf::from(temp);
+    if let Err(error) = std::fs::remove_file(&temp)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error).with_context(|| help("create"));
+    }
+    let bound = || -> io::Result<ControlSocket> {
+        let listener = std::os::unix::net::UnixListener::bind(&temp)?;
+        // Everybody may connect, because every call is checked by who is calling: the file's mode could not tell
+        // operators from viewers.
+        std::fs::set_permissions(&temp, std::fs::Permissions::from_mode(0o666))?;
+        std::fs::rename(&temp, path)?;
+        listener.set_nonblocking(true)?;
+        let file = std::fs::symlink_metadata(path)?;
+        Ok(ControlSocket { path: path.to_owned(), listener, inode: (file.dev(), file.ino()) })
+    };
+    bound().with_context(|| format!("{}: see `control.socket`", help("create")))
+}
+
+fn pid_of(running: UnixStream) -> String {
+    let pid = rustix::net::sockopt::socket_peercred(&running).ok().map(|peer| peer.pid);
+    pid.map_or(String::new(), |pid| format!(" (pid {pid})"))
+}
+
+impl ControlSocket {
+    fn listener(&self) -> io::Result<UnixListener> {
+        UnixListener::from_std(self.listener.try_clone()?)
+    }
+
+    /// Removes it, unless somebody has put another one there.
+    fn remove(&self) {
+        let ours = std::fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.inode);
+        if ours && let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!("cannot remove the control socket: {error}");
+        }
+    }
+}
+
+// --- what runs
+
+fn start_workers(
+    workers: usize,
+    listeners: Vec<Listener>,
+    mailboxes: Vec<mpsc::Receiver<crate::mail::Letter>>,
+    table: &Arc<ArcSwap<Table>>,
+    meters: &Arc<Meters>,
+    log: &Option<AccessLog>,
+    ended: &mpsc::UnboundedSender<Result<(), String>>,
+) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    let mut sockets: Vec<Vec<std::net::TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
+    for listener in listeners {
+        for (own, socket) in sockets.iter_mut().zip(listener.sockets) {
+            own.push(socket);
+        }
+    }
+    let mut threads = Vec::with_capacity(workers);
+    for (id, (sockets, mailbox)) in sockets.into_iter().zip(mailboxes).enumerate() {
+        let access = log.as_ref().map(AccessLog::lines);
+        let (table, meters, ended) = (table.clone(), meters.clone(), ended.clone());
+        let parts = worker::Parts { id, workers, sockets, table, mailbox, meters, access };
+        let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker::run(parts)));
+            let result = match result {
+                Ok(result) => result.map_err(|error| error.to_string()),
+                Err(_panic) => Err("it panicked; the log says where".to_owned()),
+            };
+            // Nobody listens any more when the process is ending anyway.
+            let _ending = ended.send(result);
+        });
+        threads.push(thread.context("cannot start a worker thread")?);
+    }
+    Ok(threads)
+}
+
+fn serve_control(listener: UnixListener, api: Api, ending: CancellationToken) -> tokio::task::JoinHandle<()> {
+    let service = api::router(api).into_make_service_with_connect_info::<Caller>();
+    tokio::spawn(async move {
+        let serving = axum::serve(listener, service).with_graceful_shutdown(ending.cancelled_owned());
+        if let Err(error) = serving.await {
+            tracing::error!("the control socket failed: {error}");
+        }
+    })
+}
+
+fn serve_admin(
+    listener: std::net::TcpListener,
+    api: Api,
+    readiness: Readiness,
+    ending: CancellationToken,
+) -> io::Result<tokio::task::JoinHandle<()>> {
+    let listener = TcpListener::from_std(listener)?;
+    let service = admin::router(api, readiness);
+    Ok(tokio::spawn(async move {
+        let serving = axum::serve(listener, service).with_graceful_shutdown(ending.cancelled_owned());
+        if let Err(error) = serving.await {
+            tracing::error!("the admin listener failed: {error}");
+        }
+    }))
+}
+
+// --- its end
+
+struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
+
+/// Why the door closes.
+#[derive(Debug)]
+enum Why {
+    Signal(&'static str),
+    Worker(String),
+}
+
+impl std::fmt::Display for Why {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Why::Signal(name) => f.write_str(name),
+            Why::Worker(fault) => write!(f, "a worker ended: {fault}"),
+        }
+    }
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        Ok(Signals {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn end(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
+        }
+    }
+}
+
+type Endings = mpsc::UnboundedReceiver<Result<(), String>>;
+
+async fn wait_for_the_end(signals: &mut Signals, endings: &mut Endings, operators: &Operators) -> Why {
+    loop {
+        tokio::select! {
+            _ = signals.term.recv() => return Why::Signal("SIGTERM"),
+            _ = signals.int.recv() => return Why::Signal("SIGINT"),
+            _ = signals.hup.recv() => {
+                tracing::info!("SIGHUP: reading the configuration again");
+                if let Err(gone) = operators.ask(Ask::Reload).await {
+                    tracing::warn!("cannot reload: {gone}");
+                }
+            }
+            Some(ending) = endings.recv() => {
+                return Why::Worker(ending.err().unwrap_or_else(|| "nobody told it to".to_owned()));
+            }
+        }
+    }
+}
+
+/// Waits for the workers; false when a second signal or the deadline came first.
+async fn close(signals: &mut Signals, endings: &mut Endings, workers: usize, within: Duration) -> bool {
+    let all = async {
+        for _ in 0..workers {
+            if endings.recv().await.is_none() {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        () = all => true,
+        name = signals.end() => {
+            tracing::warn!("{name} again: ending at once");
+            false
+        }
+        () = tokio::time::sleep(within + GRACE) => {
+            tracing::error!("workers did not end in time");
+            false
+        }
+    }
+}
+
+fn finish_access_log(writer: AccessWriterHandle) {
+    if !writer.join(GRACE) {
+        tracing::warn!("the access log's destination is stuck, its last lines are lost");
+    }
+}
+
+/// A panic ends one request or task, not the process; it is counted and logged like everything else.
+fn count_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        PANICS.fetch_add(1, Ordering::Relaxed);
+        tracing::error!("panic: {panic}; please report it");
+    }));
+}

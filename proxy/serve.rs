@@ -1,0 +1,23 @@
+//! Wing one: what happens to a request, in the order it happens.
+//!
+//! [`listen`] binds, [`worker`] accepts, [`conn`] carries one client connection, [`forward`] one request; [`headers`]
+//! rewrites, [`pool`] reaches the backend, [`retry`] decides on a second try, [`probe`] asks whether a backend is ready, [`body`] streams, [`flight`] is the
+//! request's hold on all of it, [`error`] names what failed, [`answer`] says so, [`meter`] counts, [`metrics`] shows it and [`access`] writes it down.
+//!
+//! Everything here belongs to one worker thread: `Rc` and `Cell`, no lock, nothing shared but the table.
+
+pub mod access;
+pub mod answer;
+pub mod body;
+pub mod conn;
+pub mod error;
+pub mod flight;
+pub mod forward;
+pub mod headers;
+pub mod listen;
+pub mod meter;
+pub mod metrics;
+pub mod pool;
+pub mod probe;
+pub mod retry;
+pub mod worker;

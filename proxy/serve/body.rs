@@ -1,0 +1,300 @@
+//! How do bodies pass? Frame by frame, never collected; [`Upload`] towards the backend, [`Body`] towards the client.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use tokio::sync::oneshot;
+use tokio::time::Sleep;
+
+use super::error::{Failure, Reason};
+use super::flight::{Flight, Guard};
+use super::pool::Link;
+use super::retry;
+
+/// How much of a request body is kept for a second try.
+const KEPT: usize = 64 * 1024;
+
+/// How long a client that asked first (`Expect: 100-continue`) waits for the backend's word before its body is asked
+/// for anyway; RFC 9110, section 10.1.1 lets a client give up waiting too.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A request's body on its way to the backend.
+#[derive(Debug, Default)]
+pub struct Upload {
+    source: Option<Rc<Source>>,
+    /// Frames already given to this connection.
+    replayed: usize,
+    gate: Option<Gate>,
+}
+
+/// The client's side of an upload; survives a connection that turned out dead.
+#[derive(Debug)]
+pub struct Source {
+    incoming: RefCell<Incoming>,
+    flight: Rc<Flight>,
+    kept: RefCell<Vec<Bytes>>,
+    kept_size: Cell<usize>,
+    /// Bytes the client may still send.
+    allowance: Cell<u64>,
+    size: SizeHint,
+    /// Some of it passed that is not kept.
+    gone: Cell<bool>,
+    ended: Cell<bool>,
+}
+
+impl Source {
+    /// A body that may be `allowance` bytes long; None when there is none.
+    pub fn new(incoming: Incoming, flight: &Rc<Flight>, allowance: u64) -> Option<Rc<Source>> {
+        if incoming.is_end_stream() {
+            return None;
+        }
+        Some(Rc::new(Source {
+            size: incoming.size_hint(),
+            incoming: RefCell::new(incoming),
+            flight: flight.clone(),
+            kept: RefCell::default(),
+            kept_size: Cell::new(0),
+            allowance: Cell::new(allowance),
+            gone: Cell::new(false),
+            ended: Cell::new(false),
+        }))
+    }
+
+    /// What is left for a second try.
+    pub fn left(&self) -> retry::Body {
+        if self.gone.get() { retry::Body::Gone } else { retry::Body::Kept }
+    }
+
+    /// Whether the client sent all of it.
+    pub fn ended(&self) -> bool {
+        self.ended.get()
+    }
+
+    fn keep(&self, frame: &Frame<Bytes>) {
+        let Some(data) = frame.data_ref() else {
+            // Trailers come once.
+            self.gone.set(true);
+            return;
+        };
+        let size = self.kept_size.get() + data.len();
+        if self.gone.get() || size > KEPT {
+            self.gone.set(true);
+            self.kept.borrow_mut().clear();
+        } else {
+            self.kept_size.set(size);
+            // A frame is a slice of hyper's buffer; a copy would cost more than the buffer it pins for this request.
+            self.kept.borrow_mut().push(data.clone());
+        }
+    }
+
+    fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        self.flight.uploads(true);
+        let Some(frame) = ready!(Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx)) else {
+            self.end();
+            return Poll::Ready(None);
+        };
+        self.flight.uploads(false);
+        let frame = frame.map_err(|error| {
+            // A body that breaks off is the client's leave; a malformed one its mistake.
+            let gone = error.is_incomplete_message() || super::error::io_cause(&error).is_some();
+            let reason = if gone { Reason::ClientGone } else { Reason::BodyMalformed };
+            self.flight.condemn(reason);
+            Failure { reason, source: Some(error.into()) }
+        })?;
+        let size = frame.data_ref().map_or(0, Bytes::len) as u64;
+        let Some(allowance) = self.allowance.get().checked_sub(size) else {
+            self.flight.condemn(Reason::BodyTooLarge);
+            return Poll::Ready(Some(Err(Reason::BodyTooLarge.into())));
+        };
+        self.allowance.set(allowance);
+        self.flight.received(size);
+        self.keep(&frame);
+        if self.incoming.borrow().is_end_stream() {
+            self.end();
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn end(&self) {
+        self.ended.set(true);
+        self.flight.uploaded();
+    }
+}
+
+impl Upload {
+    /// The body of one try.
+    pub fn new(source: Option<Rc<Source>>, gate: Option<Gate>) -> Upload {
+        Upload { source, replayed: 0, gate }
+    }
+}
+
+impl HttpBody for Upload {
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        if let Some(gate) = &mut self.gate {
+            ready!(gate.poll_open(cx));
+            self.gate = None;
+        }
+        let Some(source) = self.source.clone() else {
+            return Poll::Ready(None);
+        };
+        let again = source.kept.borrow().get(self.replayed).cloned();
+        if let Some(data) = again {
+            self.replayed += 1;
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        if source.ended.get() {
+            return Poll::Ready(None);
+        }
+        let next = ready!(source.poll_next(cx));
+        self.replayed = source.kept.borrow().len();
+        Poll::Ready(next)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            None => true,
+            Some(source) => source.ended.get() && self.replayed >= source.kept.borrow().len(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            None => SizeHint::with_exact(0),
+            Some(source) => source.size,
+        }
+    }
+}
+
+/// Keeps a body back until the backend asks for it: polling it is what makes hyper send the client its 100.
+#[derive(Debug)]
+pub struct Gate {
+    opened: oneshot::Receiver<()>,
+    patience: Pin<Box<Sleep>>,
+}
+
+impl Gate {
+    /// A closed gate, and what opens it (by being used or dropped).
+    pub fn new() -> (Gate, oneshot::Sender<()>) {
+        let (open, opened) = oneshot::channel();
+        (Gate { opened, patience: Box::pin(tokio::time::sleep(PATIENCE)) }, open)
+    }
+
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if Pin::new(&mut self.opened).poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        self.patience.as_mut().poll(cx)
+    }
+}
+
+/// A response's body on its way to the client. Its end, on whatever path, ends the request.
+#[derive(Debug)]
+pub struct Body {
+    inner: Inner,
+    /// None once the request's end was told.
+    guard: Option<Guard>,
+}
+
+#[derive(Debug)]
+enum Inner {
+    /// Our own answer.
+    Own(Option<Bytes>),
+    /// The backend's.
+    Backend { incoming: Incoming, link: Option<Link>, upload: Option<Rc<Source>> },
+}
+
+impl Body {
+    /// Our own answer.
+    pub fn own(text: Bytes, guard: Guard) -> Body {
+        Body { inner: Inner::Own(Some(text).filter(|text| !text.is_empty())), guard: Some(guard) }
+    }
+
+    /// A backend's answer, streaming.
+    pub fn streaming(incoming: Incoming, link: Link, upload: Option<Rc<Source>>, guard: Guard) -> Body {
+        Body { inner: Inner::Backend { incoming, link: Some(link), upload }, guard: Some(guard) }
+    }
+
+    /// The last frame is out: give the connection back, and let the request end with the flush.
+    fn settle(&mut self) {
+        let Some(guard) = self.guard.take() else { return };
+        if let Inner::Backend { link, upload, .. } = &mut self.inner
+            && let Some(link) = link.take()
+            // An answer that came before the request was read to its end leaves the rest of it on the way.
+            && upload.as_ref().is_none_or(|source| source.ended())
+        {
+            guard.keep(link);
+        }
+        guard.flush();
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        let this = &mut *self;
+        let Some(guard) = &this.guard else { return Poll::Ready(None) };
+        let frame = match &mut this.inner {
+            Inner::Own(text) => text.take().map(|text| Ok(Frame::data(text))),
+            Inner::Backend { incoming, .. } => match Pin::new(incoming).poll_frame(cx) {
+                Poll::Pending => {
+                    guard.awaits_backend(true);
+                    return Poll::Pending;
+                }
+                Poll::Ready(frame) => frame,
+            },
+        };
+        match frame {
+            Some(Ok(frame)) => {
+                guard.awaits_backend(false);
+                guard.sent(frame.data_ref().map_or(0, Bytes::len) as u64);
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                // The message must break: a clean end would pass a part off as the whole.
+                let failure = Failure::body(error);
+                guard.complain(&failure);
+                if let Some(guard) = this.guard.take() {
+                    guard.fail(failure.reason);
+                }
+                Poll::Ready(Some(Err(failure)))
+            }
+            None => {
+                this.settle();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.inner {
+            Inner::Own(text) => text.is_none(),
+            Inner::Backend { incoming, .. } => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.inner {
+            Inner::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
+            Inner::Backend { incoming, .. } => incoming.size_hint(),
+        }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        // hyper drops a body right after its last frame, and one without frames unread; otherwise the client went.
+        if self.is_end_stream() {
+            self.settle();
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! One client connection: its protocol, its waits, its end.
+//!
+//! hyper speaks HTTP/1.1; what hyper does not know of is here: the socket keeps book of what moves (`Io`), so that
+//! the worker's sweep can end connections that do not, a request ends when its last byte left hyper's buffers, and
+//! hyper's own answers to malformed heads are replaced by ours, which say why.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use http::HeaderValue;
+use hyper::body::Body as _;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::error::{Reason, of_hyper_status};
+use super::flight::Guard;
+use super::forward;
+use super::worker::Worker;
+
+/// hyper's buffers may grow to this, per connection and direction.
+const BUFFER: usize = 64 * 1024;
+
+/// After an answer that came before the request was read, the client gets this long and this many bytes to notice:
+/// closing at once would reset the connection and take the answer with it (RFC 9112, section 9.6).
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 1024 * 1024;
+
+/// What the worker knows of one client connection.
+#[derive(Debug)]
+pub struct Conn {
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The same as a header value.
+    pub ip: HeaderValue,
+    /// Requests begun and not yet at their last frame.
+    busy: Cell<u32>,
+    /// Requests whose last frame is in hyper's buffers.
+    flushing: RefCell<Vec<Guard>>,
+    phase: Cell<Phase>,
+    /// When the phase began, in the worker's milliseconds.
+    since: Cell<u64>,
+    order: Cell<Option<Order>>,
+    waker: RefCell<Option<Waker>>,
+    /// The status of hyper's own answer, which we kept from the client.
+    muted: Cell<Option<u16>>,
+    /// The current request's body has not been read to its end.
+    unread: Cell<bool>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Between requests.
+    Idle,
+    /// A head has begun to arrive.
+    Head,
+    /// Requests are in progress.
+    Busy,
+}
+
+/// What others want of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// End after the current answer.
+    Retire,
+    /// The head came too slowly: say so and end.
+    Refuse(Reason),
+    /// End now, in the middle of whatever it is.
+    Abort,
+}
+
+impl Conn {
+    /// A connection that was just accepted.
+    pub fn new(peer: SocketAddr, now: u64) -> Conn {
+        Conn {
+            peer,
+            // An address is always a valid header value.
+            ip: HeaderValue::from_str(&peer.ip().to_canonical().to_string())
+                .unwrap_or(HeaderValue::from_static("unknown")),
+            busy: Cell::new(0),
+            flushing: RefCell::default(),
+            phase: Cell::new(Phase::Idle),
+            since: Cell::new(now),
+            order: Cell::new(None),
+            waker: RefCell::default(),
+            muted: Cell::new(None),
+            unread: Cell::new(false),
+        }
+    }
+
+    /// A request has begun.
+    pub fn begins(&self) {
+        self.busy.set(self.busy.get() + 1);
+        self.phase.set(Phase::Busy);
+    }
+
+    /// A request has ended, one way or another.
+    pub fn ends(&self) {
+        self.busy.set(self.busy.get().saturating_sub(1));
+    }
+
+    /// The current request's body ended.
+    pub fn read_to_end(&self) {
+        self.unread.set(false);
+    }
+
+    /// A request's last frame is with hyper.
+    pub fn finishes(&self, guard: Guard) {
+        self.flushing.borrow_mut().push(guard);
+    }
+
+    /// Ends the connection now.
+    pub fn abort(&self) {
+        self.give(Order::Abort);
+    }
+
+    /// Ends the connection after its current answer; an idle one now.
+    pub fn retire(&self) {
+        self.give(Order::Retire);
+    }
+
+    /// Ends it if it has been waiting for the client for too long (limits in milliseconds).
+    pub fn sweep(&self, now: u64, idle_limit: u64, head_limit: u64) {
+        let age = now.saturating_sub(self.since.get());
+        match self.phase.get() {
+            Phase::Idle if age > idle_limit => self.give(Order::Abort),
+            Phase::Head if age > head_limit => self.give(Order::Refuse(Reason::HeadTimeout)),
+            _ => {}
+        }
+    }
+
+    fn give(&self, order: Order) {
+        self.order.set(Some(order));
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn remember(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    /// hyper writes although no request is being answered: its own answer to a head it cannot read.
+    fn is_hypers_own_answer(&self) -> bool {
+        self.busy.get() == 0
+    }
+
+    fn arrived(&self, now: u64) {
+        if self.phase.get() == Phase::Idle {
+            self.phase.set(Phase::Head);
+            self.since.set(now);
+        }
+    }
+
+    fn flushed(&self, now: u64) {
+        if self.flushing.borrow().is_empty() {
+            return;
+        }
+        for guard in self.flushing.take() {
+            guard.finish();
+        }
+        if self.busy.get() == 0 {
+            self.phase.set(Phase::Idle);
+            self.since.set(now);
+        }
+    }
+}
+
+/// Carries one client connection from accept to close.
+pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
+    let conn = Rc::new(Conn::new(peer, worker.now()));
+    let key = worker.connect(conn.clone());
+    let ended = speak(&worker, &conn, stream).await;
+    worker.disconnect(key);
+    if let Some((stream, parting)) = ended {
+        part(&worker, stream, parting).await;
+    }
+}
+
+/// What is left to do when HTTP is over.
+enum Parting {
+    /// Nothing.
+    Close,
+    /// Let the client read the last answer.
+    Linger,
+    /// Answer this, then let the client read it.
+    Refuse(Reason),
+}
+
+/// Speaks HTTP until it is over. None when the connection has to be dropped as it is.
+async fn speak(worker: &Rc<Worker>, conn: &Rc<Conn>, stream: TcpStream) -> Option<(TcpStream, Parting)> {
+    let io = TokioIo::new(Io { stream, conn: conn.clone(), worker: worker.clone() });
+    let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
+        conn.unread.set(!request.body().is_end_stream());
+        async move { Ok::<_, Infallible>(forward::forward(worker, conn, request).await) }
+    });
+    let header_size = worker.limits().header_size;
+    let mut http = http1::Builder::new()
+        .max_buf_size(BUFFER.max(header_size))
+        .max_header_size(header_size)
+        .serve_connection(io, service);
+    let ended = poll_fn(|cx| {
+        conn.remember(cx);
+        match conn.order.take() {
+            Some(Order::Abort) => return Poll::Ready(None),
+            Some(Order::Refuse(reason)) => return Poll::Ready(Some(Parting::Refuse(reason))),
+            Some(Order::Retire) => Pin::new(&mut http).graceful_shutdown(),
+            None => {}
+        }
+        // `Io` ignores hyper's shutdown of the socket: how to part is decided here.
+        Pin::new(&mut http).poll(cx).map(|result| Some(conn.parting(result)))
+    })
+    .await?;
+    Some((http.into_parts().io.into_inner().stream, ended))
+}
+
+impl Conn {
+    fn parting(&self, result: Result<(), hyper::Error>) -> Parting {
+        match result {
+            Err(error) if error.is_parse() => {
+                Parting::Refuse(self.muted.get().map_or(Reason::HeadMalformed, of_hyper_status))
+            }
+            Err(error) => {
+                tracing::debug!(client = %self.peer, "client connection ended: {error}");
+                Parting::Close
+            }
+            Ok(()) if self.unread.get() => Parting::Linger,
+            Ok(()) => Parting::Close,
+        }
+    }
+}
+
+/// Closes a connection so that the client can still read what was sent.
+async fn part(worker: &Worker, mut stream: TcpStream, parting: Parting) {
+    if let Parting::Refuse(reason) = parting {
+        worker.nowhere.refused(reason);
+        let answer = super::answer::raw(reason);
+        // A client that does not even take a refusal is not owed one.
+        let _unwilling = tokio::time::timeout(LINGER, stream.write_all(&answer)).await;
+    }
+    if !matches!(parting, Parting::Close) && stream.shutdown().await.is_ok() {
+        let drained = async {
+            let mut sink = [0; 4096];
+            let mut left = LINGER_BYTES;
+            while let Ok(bytes @ 1..) = stream.read(&mut sink).await {
+                left = left.saturating_sub(bytes);
+                if left == 0 {
+                    break;
+                }
+            }
+        };
+        let _impatient = tokio::time::timeout(LINGER, drained).await;
+    }
+}
+
+/// A client's socket that keeps book.
+struct Io {
+    stream: TcpStream,
+    conn: Rc<Conn>,
+    worker: Rc<Worker>,
+}
+
+impl Io {
+    /// Takes hyper's own answer out of the way; true when it did. Ours, with its reason, follows in [`part`].
+    fn mute(&self, first: &[u8]) -> bool {
+        if !self.conn.is_hypers_own_answer() {
+            return false;
+        }
+        if self.conn.muted.get().is_none() {
+            let status = first.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
+            self.conn.muted.set(Some(status.unwrap_or(400)));
+        }
+        true
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.conn.arrived(self.worker.now());
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.mute(buf) {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.mute(bufs.first().map_or(&[], |buf| buf)) {
+            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
+        }
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// hyper flushes when its buffers are empty: the moment at which an answer is with the kernel.
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.conn.flushed(self.worker.now());
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.conn.flushed(self.worker.now());
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,442 @@
+//! What is one request doing right now? Its claim, its deadlines, its record: born with it, settled when it ends.
+//!
+//! A worker keeps a list of its flights. Its sweep looks at them every [`super::worker::SWEEP`] instead of setting a
+//! timer per request, and a drain's cut looks at them too; both do nothing but [`Flight::condemn`].
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::ops::Deref;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::{Instant, SystemTime};
+
+use bgproxy_conf::wire::CutRequest;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, request};
+
+use super::access::Line;
+use super::conn::Conn;
+use super::error::{Failure, Reason};
+use super::headers;
+use super::pool::{Claim, Lane, Link, Stream};
+use super::worker::{Terms, Worker};
+use crate::cell::End;
+
+/// One request in flight.
+#[derive(Debug)]
+pub struct Flight {
+    /// The worker it is on.
+    pub worker: Rc<Worker>,
+    conn: Rc<Conn>,
+    key: Cell<usize>,
+    started: Instant,
+    head_at: Cell<Option<Instant>>,
+    step: Cell<Step>,
+    /// When something last moved, in the worker's milliseconds.
+    touched: Cell<u64>,
+    upload: Cell<Side>,
+    download: Cell<Side>,
+    verdict: Cell<Option<Reason>>,
+    waker: RefCell<Option<Waker>>,
+    hold: RefCell<Hold>,
+    terms: Cell<Terms>,
+    method: Method,
+    target: Uri,
+    status: Cell<StatusCode>,
+    reason: Cell<Option<Reason>>,
+    bytes_in: Cell<u64>,
+    bytes_out: Cell<u64>,
+    retries: Cell<u32>,
+    ended: Cell<bool>,
+    /// What only the access log wants; nothing when there is none.
+    noted: RefCell<Option<Box<Noted>>>,
+}
+
+/// Where a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Reaching the backend: `connect` has its own deadline.
+    Connecting,
+    /// Waiting for the answer's head.
+    Waiting,
+    /// The answer streams.
+    Streaming,
+    /// All of it is with the kernel or on its way there.
+    Flushing,
+}
+
+/// Whom a body waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Client,
+    Backend,
+    Nobody,
+}
+
+/// What a request holds of its backend.
+#[derive(Debug)]
+enum Hold {
+    Nothing,
+    Request(Claim),
+    Stream(Stream),
+}
+
+#[derive(Debug)]
+struct Noted {
+    version: Version,
+    host: Option<HeaderValue>,
+    user_agent: Option<HeaderValue>,
+    referer: Option<HeaderValue>,
+    request_id: Option<HeaderValue>,
+}
+
+impl Flight {
+    /// Begins a request; the guard ends it.
+    pub fn begin(worker: &Rc<Worker>, conn: &Rc<Conn>, head: &request::Parts) -> Guard {
+        let flight = Rc::new(Flight {
+            worker: worker.clone(),
+            conn: conn.clone(),
+            key: Cell::new(usize::MAX),
+            started: Instant::now(),
+            head_at: Cell::new(None),
+            step: Cell::new(Step::Connecting),
+            touched: Cell::new(worker.now()),
+            upload: Cell::new(Side::Nobody),
+            download: Cell::new(Side::Nobody),
+            verdict: Cell::new(None),
+            waker: RefCell::new(None),
+            hold: RefCell::new(Hold::Nothing),
+            terms: Cell::new(Terms::default()),
+            method: head.method.clone(),
+            target: head.uri.clone(),
+            status: Cell::new(StatusCode::OK),
+            reason: Cell::new(None),
+            bytes_in: Cell::new(0),
+            bytes_out: Cell::new(0),
+            retries: Cell::new(0),
+            ended: Cell::new(false),
+            noted: RefCell::new(worker.logs().then(|| Box::new(Noted::new(head)))),
+        });
+        flight.key.set(worker.depart(flight.clone()));
+        conn.begins();
+        Guard(flight)
+    }
+
+    // --- what the request does
+
+    /// Claims the backend that a table chose.
+    pub fn claim(&self, claim: Claim, terms: Terms) {
+        if let Hold::Request(earlier) = self.hold.replace(Hold::Request(claim)) {
+            earlier.end(End::Moved);
+        }
+        self.terms.set(terms);
+    }
+
+    /// What was agreed with the claim: deadlines, generation.
+    pub fn terms(&self) -> Terms {
+        self.terms.get()
+    }
+
+    /// The way to the claimed backend.
+    pub fn lane(&self) -> Option<Rc<Lane>> {
+        match &*self.hold.borrow() {
+            Hold::Nothing => None,
+            Hold::Request(claim) => Some(claim.lane.clone()),
+            Hold::Stream(stream) => Some(stream.lane.clone()),
+        }
+    }
+
+    /// The id under which the log knows the request.
+    pub fn identify(&self, headers: &HeaderMap) {
+        if let Some(noted) = &mut *self.noted.borrow_mut() {
+            noted.request_id = headers.get(headers::X_REQUEST_ID).cloned();
+        }
+    }
+
+    /// A second try.
+    pub fn retries(&self) {
+        self.retries.set(self.retries.get() + 1);
+        if let Some(lane) = self.lane() {
+            lane.meter.retried();
+        }
+    }
+
+    /// Waits for `work`, which reaches the backend.
+    ///
+    /// # Errors
+    /// The reason why waiting is over: a cut.
+    pub async fn connecting<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        self.step.set(Step::Connecting);
+        self.unless_condemned(work).await
+    }
+
+    /// Waits for `work`, which brings the answer's head.
+    ///
+    /// # Errors
+    /// The reason why waiting is over: a deadline, a cut, a broken upload.
+    pub async fn waiting<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        self.touch();
+        self.step.set(Step::Waiting);
+        self.unless_condemned(work).await
+    }
+
+    async fn unless_condemned<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            if let Some(reason) = self.verdict.get() {
+                return Poll::Ready(Err(reason.into()));
+            }
+            match work.as_mut().poll(cx) {
+                Poll::Ready(done) => match self.verdict.get() {
+                    // The work failed because of the verdict; the verdict is the truth.
+                    Some(reason) => Poll::Ready(Err(reason.into())),
+                    None => Poll::Ready(Ok(done)),
+                },
+                Poll::Pending => {
+                    let mut waker = self.waker.borrow_mut();
+                    if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                        *waker = Some(cx.waker().clone());
+                    }
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    /// The answer's head is here.
+    pub fn answers(&self, status: StatusCode, headers: &HeaderMap) {
+        self.head_at.set(Some(Instant::now()));
+        self.status.set(status);
+        self.step.set(Step::Streaming);
+        self.touch();
+        if headers::is_event_stream(headers) {
+            let hold = match self.hold.replace(Hold::Nothing) {
+                Hold::Request(claim) => Hold::Stream(claim.into_stream()),
+                other => other,
+            };
+            self.hold.replace(hold);
+        }
+    }
+
+    /// Bytes of the request's body passed.
+    pub fn received(&self, bytes: u64) {
+        self.bytes_in.set(self.bytes_in.get() + bytes);
+        self.touch();
+    }
+
+    /// The request's body is wanted: it waits for the client, or for the backend to take what came.
+    pub fn uploads(&self, for_client: bool) {
+        self.upload.set(if for_client { Side::Client } else { Side::Backend });
+    }
+
+    /// The request's body is complete.
+    pub fn uploaded(&self) {
+        self.upload.set(Side::Nobody);
+        self.conn.read_to_end();
+    }
+
+    /// Bytes of the answer's body passed.
+    pub fn sent(&self, bytes: u64) {
+        self.bytes_out.set(self.bytes_out.get() + bytes);
+        self.touch();
+    }
+
+    /// The answer's body waits for the backend, or for the client to take what came.
+    pub fn awaits_backend(&self, backend: bool) {
+        self.download.set(if backend { Side::Backend } else { Side::Client });
+    }
+
+    /// Trouble with the backend, for the operator.
+    pub fn complain(&self, failure: &Failure) {
+        if failure.reason.blames_backend()
+            && let Some(lane) = self.lane()
+        {
+            lane.complain(failure, self.worker.now());
+        }
+    }
+
+    fn touch(&self) {
+        self.touched.set(self.worker.now());
+    }
+
+    // --- what is done to it
+
+    /// Ends the request for this reason: with an answer while none has begun, else by breaking the message.
+    pub fn condemn(&self, reason: Reason) {
+        if self.verdict.get().is_some() {
+            return;
+        }
+        self.verdict.set(Some(reason));
+        if matches!(self.step.get(), Step::Streaming | Step::Flushing) {
+            self.conn.abort();
+        } else if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// The deadline that has passed, if one has.
+    pub fn overdue(&self, now: u64) -> Option<Reason> {
+        let terms = self.terms.get();
+        let still = now.saturating_sub(self.touched.get());
+        match self.step.get() {
+            // Connecting has its own deadline, in the pool.
+            Step::Connecting => None,
+            Step::Waiting if self.upload.get() == Side::Client => (still > terms.idle).then_some(Reason::BodyTimeout),
+            Step::Waiting => (still > terms.response).then_some(Reason::ResponseTimeout),
+            Step::Streaming if self.is_stream() && self.download.get() == Side::Backend => None,
+            Step::Streaming if self.download.get() == Side::Backend => {
+                (still > terms.idle).then_some(Reason::BackendStalled)
+            }
+            Step::Streaming | Step::Flushing => (still > terms.idle).then_some(Reason::ClientTimeout),
+        }
+    }
+
+    /// Whether it is a stream, which a drain leaves alone.
+    pub fn is_stream(&self) -> bool {
+        matches!(*self.hold.borrow(), Hold::Stream(_))
+    }
+
+    /// Whether it holds a claim on this slot's backend.
+    pub fn claims(&self, slot: usize) -> bool {
+        matches!(&*self.hold.borrow(), Hold::Request(claim) if claim.lane.backend.slot == slot)
+    }
+
+    /// The same for a drain's receipt.
+    pub fn to_cut(&self) -> CutRequest {
+        let mut path = self.target.to_string();
+        if path.len() > 256 {
+            path.truncate(path.floor_char_boundary(256));
+        }
+        CutRequest { method: self.method.to_string(), path, age: self.started.elapsed().as_secs_f64() }
+    }
+
+    // --- its end
+
+    fn end(&self, reason: Option<Reason>) {
+        if self.ended.replace(true) {
+            return;
+        }
+        self.worker.arrive(self.key.get());
+        self.conn.ends();
+        let reason = self.verdict.get().or(reason);
+        self.reason.set(reason);
+        let lane = self.lane();
+        if let Hold::Request(claim) = self.hold.replace(Hold::Nothing) {
+            claim.end(if reason.is_none() { End::Finished } else { End::Failed });
+        }
+        let seconds = self.started.elapsed().as_secs_f64();
+        let first_byte = self.head_at.get().map(|at| (at - self.started).as_secs_f64());
+        if self.head_at.get().is_none()
+            && let Some(reason) = reason
+        {
+            self.status.set(reason.status());
+        }
+        let meter = lane.as_ref().map_or(&self.worker.nowhere, |lane| &lane.meter);
+        meter.request(&self.method, self.status.get(), seconds, first_byte);
+        meter.bytes(self.bytes_in.get(), self.bytes_out.get());
+        if let Some(reason) = reason {
+            meter.failed(reason);
+        }
+        if let Some(noted) = self.noted.take() {
+            self.log(&noted, lane.as_deref(), seconds, first_byte);
+        }
+    }
+
+    fn log(&self, noted: &Noted, lane: Option<&Lane>, seconds: f64, first_byte: Option<f64>) {
+        fn bytes(value: &Option<HeaderValue>) -> Option<&[u8]> {
+            value.as_ref().map(HeaderValue::as_bytes)
+        }
+        let target = self.target.path_and_query().map_or("*", |target| target.as_str());
+        self.worker.log(&Line {
+            time: SystemTime::now(),
+            client: self.conn.peer.ip(),
+            method: self.method.as_str(),
+            host: bytes(&noted.host).unwrap_or_default(),
+            target: target.as_bytes(),
+            protocol: if noted.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
+            status: self.status.get().as_u16(),
+            bytes_in: self.bytes_in.get(),
+            bytes_out: self.bytes_out.get(),
+            seconds,
+            first_byte,
+            backend_seconds: None,
+            service: lane.map(|lane| lane.backend.service.as_str()),
+            color: lane.map(|lane| lane.backend.color.as_str()),
+            generation: lane.map(|_| self.terms.get().generation),
+            reason: self.reason.get().map(Reason::label),
+            retries: self.retries.get(),
+            request_id: bytes(&noted.request_id).unwrap_or_default(),
+            user_agent: bytes(&noted.user_agent),
+            referer: bytes(&noted.referer),
+        });
+    }
+}
+
+impl Noted {
+    fn new(head: &request::Parts) -> Noted {
+        let copy = |name| head.headers.get(name).cloned();
+        Noted {
+            version: head.version,
+            host: copy(header::HOST),
+            user_agent: copy(header::USER_AGENT),
+            referer: copy(header::REFERER),
+            request_id: None,
+        }
+    }
+}
+
+/// Whoever has it has the request; dropping it unfinished ends the request as failed: the client went away.
+#[derive(Debug)]
+pub struct Guard(Rc<Flight>);
+
+impl Guard {
+    /// The request itself.
+    pub fn flight(&self) -> &Rc<Flight> {
+        &self.0
+    }
+
+    /// Ends the request as failed for this reason.
+    pub fn fail(self, reason: Reason) {
+        self.0.condemn(reason);
+    }
+
+    /// Gives a backend connection back for the next request.
+    pub fn keep(&self, link: Link) {
+        if let Some(lane) = self.0.lane() {
+            lane.keep(link, self.0.terms().pool, self.0.worker.now());
+        }
+    }
+
+    /// Its last byte is with hyper; it ends when hyper has flushed it to the socket.
+    pub fn flush(self) {
+        self.0.step.set(Step::Flushing);
+        let conn = self.0.conn.clone();
+        conn.finishes(self);
+    }
+
+    /// Its last byte is with the kernel: the request is done.
+    pub fn finish(self) {
+        self.0.end(self.0.reason.get());
+    }
+
+    /// Answered by ourselves for this reason, which is what its end will say.
+    pub fn answered(&self, reason: Reason) {
+        self.0.reason.set(Some(reason));
+        self.0.status.set(reason.status());
+    }
+}
+
+impl Deref for Guard {
+    type Target = Flight;
+
+    fn deref(&self) -> &Flight {
+        &self.0
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.end(Some(Reason::ClientGone));
+    }
+}

@@ -1,0 +1,179 @@
+//! One request, as readable steps: refuse, route, claim, rewrite, send (once more where that is safe), rewrite back,
+//! stream.
+
+use std::rc::Rc;
+use std::sync::Mutex;
+
+use http::{HeaderValue, StatusCode, header, request};
+use hyper::body::{Body as _, Incoming};
+use hyper::{Request, Response};
+
+use super::answer;
+use super::body::{Body, Gate, Source, Upload};
+use super::conn::Conn;
+use super::error::{Failure, Reason};
+use super::flight::{Flight, Guard};
+use super::headers::{self, Sender};
+use super::pool::{Lane, Link};
+use super::retry::{self, Attempt};
+use super::worker::Worker;
+
+/// Answers a request. Never fails, always records.
+pub async fn forward(worker: &Rc<Worker>, conn: &Rc<Conn>, request: Request<Incoming>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let guard = Flight::begin(worker, conn, &head);
+    let mut response = match exchange(worker, conn, &guard, head, body).await {
+        Ok(Exchange { head, body, link, upload }) => {
+            Response::from_parts(head, Body::streaming(body, link, upload, guard))
+        }
+        Err(failure) => {
+            guard.complain(&failure);
+            guard.answered(failure.reason);
+            answer::to(failure.reason).map(|text| Body::own(text, guard))
+        }
+    };
+    if worker.is_stopping() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// A backend's answer, ready to be streamed.
+struct Exchange {
+    head: http::response::Parts,
+    body: Incoming,
+    link: Link,
+    upload: Option<Rc<Source>>,
+}
+
+async fn exchange(
+    worker: &Rc<Worker>,
+    conn: &Conn,
+    guard: &Guard,
+    mut head: request::Parts,
+    body: Incoming,
+) -> Result<Exchange, Failure> {
+    headers::refuse(&head)?;
+    refuse_too_large(worker, &body)?;
+    worker.claim(guard, headers::host(&head), head.uri.path())?;
+
+    let trusted = worker.trusts(conn.peer.ip());
+    let sender = Sender { address: conn.peer.ip(), text: &conn.ip, trusted };
+    let sized = body.size_hint().exact().is_some();
+    headers::to_backend(&mut head, &sender, |address| worker.trusts(address), sized);
+    guard.identify(&head.headers);
+
+    let upload = Source::new(body, guard.flight(), worker.limits().body_size);
+    let (response, link) = send(worker, guard, head, &upload).await?;
+    let (mut head, body) = response.into_parts();
+    // We never ask for a change of protocol.
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Reason::BackendMalformed.into());
+    }
+    headers::to_client(&mut head, guard.terms().preview);
+    guard.answers(head.status, &head.headers);
+    Ok(Exchange { head, body, link, upload })
+}
+
+/// A length that is known to be too much is refused before anybody is bothered.
+fn refuse_too_large(worker: &Worker, body: &Incoming) -> Result<(), Reason> {
+    match body.size_hint().exact() {
+        Some(length) if length > worker.limits().body_size => Err(Reason::BodyTooLarge),
+        _ => Ok(()),
+    }
+}
+
+/// Sends the request to the claimed backend; once more, on a fresh connection, where no backend can have acted on it.
+async fn send(
+    worker: &Rc<Worker>,
+    guard: &Guard,
+    head: request::Parts,
+    upload: &Option<Rc<Source>>,
+) -> Result<(Response<Incoming>, Link), Failure> {
+    let again = copy(&head);
+    let failure = match try_once(guard, head, upload, true).await {
+        Ok(done) => return Ok(done),
+        Err(Unanswered { failure, repeat: false }) => return Err(failure),
+        Err(Unanswered { failure, repeat: true }) => failure,
+    };
+    tracing::debug!(reason = failure.reason.label(), "sending a request again: {failure}");
+    guard.retries();
+    // The color may have changed since.
+    worker.claim(guard, headers::host(&again), again.uri.path())?;
+    try_once(guard, again, upload, false).await.map_err(|unanswered| unanswered.failure)
+}
+
+/// A request that got no answer.
+struct Unanswered {
+    failure: Failure,
+    repeat: bool,
+}
+
+impl From<Failure> for Unanswered {
+    fn from(failure: Failure) -> Self {
+        Unanswered { failure, repeat: false }
+    }
+}
+
+async fn try_once(
+    guard: &Guard,
+    head: request::Parts,
+    upload: &Option<Rc<Source>>,
+    reuse: bool,
+) -> Result<(Response<Incoming>, Link), Unanswered> {
+    let lane = guard.lane().ok_or(Failure::from(Reason::Internal))?;
+    let method = head.method.clone();
+    let mut link = match reuse.then(|| lane.reuse()).flatten() {
+        Some(link) => link,
+        None => open(guard, &lane).await?,
+    };
+    let request = request(head, upload);
+    match guard.waiting(link.send(request)).await? {
+        Ok(response) => Ok((response, link)),
+        Err((error, unsent)) => {
+            let wire = link.wire();
+            let attempt = Attempt {
+                method: &method,
+                body: upload.as_ref().map_or(retry::Body::None, |source| source.left()),
+                written: if unsent.is_some() { 0 } else { wire.written.get() },
+                read: wire.read.get(),
+                reset: wire.reset.get(),
+            };
+            Err(Unanswered { repeat: attempt.may_be_repeated(), failure: Failure::exchange(error, wire.reset.get()) })
+        }
+    }
+}
+
+async fn open(guard: &Guard, lane: &Lane) -> Result<Link, Failure> {
+    let within = guard.terms().connect;
+    guard.connecting(lane.connect(within)).await?
+}
+
+/// The request as one try sends it.
+fn request(head: request::Parts, upload: &Option<Rc<Source>>) -> Request<Upload> {
+    let asks_first = upload.is_some() && head.headers.contains_key(header::EXPECT);
+    let (gate, open) = if asks_first { Some(Gate::new()) } else { None }.unzip();
+    let mut request = Request::from_parts(head, Upload::new(upload.clone(), gate));
+    if let Some(open) = open {
+        // hyper wants a callback that could be called twice and from elsewhere; neither happens.
+        let open = Mutex::new(Some(open));
+        hyper::ext::on_informational(&mut request, move |response| {
+            if response.status() == StatusCode::CONTINUE
+                && let Ok(mut open) = open.lock()
+            {
+                open.take();
+            }
+        });
+    }
+    request
+}
+
+/// A second copy of a request's head: two allocations, the names and values are shared.
+fn copy(head: &request::Parts) -> request::Parts {
+    let (mut copy, ()) = Request::new(()).into_parts();
+    copy.method = head.method.clone();
+    copy.uri = head.uri.clone();
+    copy.version = head.version;
+    copy.headers = head.headers.clone();
+    copy
+}

@@ -1,0 +1,332 @@
+//! What is counted? Each worker counts for itself, with plain loads and stores; a scrape sums.
+//!
+//! Every name of a metric stands here once. `docs/metrics.md` explains them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use bgproxy_conf::{Color, ServiceName};
+use http::{Method, StatusCode};
+
+use super::error::Reason;
+
+/// Methods that are told apart; every other one is `OTHER`, or clients could make series.
+pub const METHODS: [&str; 10] =
+    ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "OTHER"];
+
+/// Upper bounds of the buckets of durations, in seconds.
+pub const BUCKETS: [f64; 16] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// Statuses by their hundreds.
+const CLASSES: usize = 5;
+
+/// One worker's numbers about one color.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Meter {
+    codes: Codes,
+    duration: Histogram,
+    first_byte: Histogram,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    connects: AtomicU64,
+    retries: AtomicU64,
+    probes_passed: AtomicU64,
+    probes_failed: AtomicU64,
+    failures: [AtomicU64; Reason::ALL.len()],
+    connect_failures: [AtomicU64; Reason::ALL.len()],
+}
+
+/// Requests by method and status; a hundred of statuses is made when first needed: few of the 50 ever are.
+#[derive(Debug)]
+struct Codes([OnceLock<Box<[AtomicU64; 100]>>; METHODS.len() * CLASSES]);
+
+impl Default for Codes {
+    fn default() -> Self {
+        Codes([const { OnceLock::new() }; METHODS.len() * CLASSES])
+    }
+}
+
+/// A histogram of durations.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    /// By bucket, the last one without an upper bound; not cumulative.
+    buckets: [AtomicU64; BUCKETS.len() + 1],
+    /// Nanoseconds.
+    sum: AtomicU64,
+}
+
+/// The sums of several meters.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Totals {
+    /// Requests by method (see [`METHODS`]) and status.
+    pub requests: BTreeMap<(usize, u16), u64>,
+    /// How long requests took.
+    pub duration: HistogramTotals,
+    /// How long their answers' heads took.
+    pub first_byte: HistogramTotals,
+    /// Bytes of request bodies.
+    pub bytes_in: u64,
+    /// Bytes of answers' bodies.
+    pub bytes_out: u64,
+    /// Connections opened.
+    pub connects: u64,
+    /// Requests sent a second time.
+    pub retries: u64,
+    /// Probes answered as they should be.
+    pub probes_passed: u64,
+    /// Probes that were not.
+    pub probes_failed: u64,
+    /// Requests failed, by reason.
+    pub failures: [u64; Reason::ALL.len()],
+    /// Connections not opened, by reason.
+    pub connect_failures: [u64; Reason::ALL.len()],
+}
+
+/// The sums of several histograms.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct HistogramTotals {
+    /// By bucket, not cumulative.
+    pub buckets: [u64; BUCKETS.len() + 1],
+    /// Seconds.
+    pub sum: f64,
+}
+
+impl Meter {
+    /// A request ended.
+    pub fn request(&self, method: &Method, status: StatusCode, seconds: f64, first_byte: Option<f64>) {
+        let status = status.as_u16();
+        let class = (usize::from(status) / 100).clamp(1, CLASSES) - 1;
+        let codes = self.codes.0[method_index(method) * CLASSES + class]
+            .get_or_init(|| Box::new([const { AtomicU64::new(0) }; 100]));
+        add(&codes[usize::from(status % 100)], 1);
+        self.duration.observe(seconds);
+        if let Some(first_byte) = first_byte {
+            self.first_byte.observe(first_byte);
+        }
+    }
+
+    /// Bytes of bodies passed.
+    pub fn bytes(&self, received: u64, sent: u64) {
+        add(&self.bytes_in, received);
+        add(&self.bytes_out, sent);
+    }
+
+    /// A request failed.
+    pub fn failed(&self, reason: Reason) {
+        add(&self.failures[reason as usize], 1);
+    }
+
+    /// A head was refused that never became a request.
+    pub fn refused(&self, reason: Reason) {
+        self.failed(reason);
+        self.request(&Method::CONNECT, reason.status(), 0.0, None);
+    }
+
+    /// A connection to the backend was opened.
+    pub fn connected(&self) {
+        add(&self.connects, 1);
+    }
+
+    /// A connection to the backend could not be opened.
+    pub fn connect_failed(&self, reason: Reason) {
+        add(&self.connect_failures[reason as usize], 1);
+    }
+
+    /// A request was sent a second time.
+    pub fn retried(&self) {
+        add(&self.retries, 1);
+    }
+
+    /// A probe was answered.
+    pub fn probed(&self, ready: bool) {
+        add(if ready { &self.probes_passed } else { &self.probes_failed }, 1);
+    }
+
+    fn add_to(&self, totals: &mut Totals) {
+        for (index, codes) in self.codes.0.iter().enumerate() {
+            let Some(codes) = codes.get() else { continue };
+            let (method, class) = (index / CLASSES, index % CLASSES + 1);
+            for (code, count) in codes.iter().enumerate() {
+                let count = read(count);
+                if count > 0 {
+                    *totals.requests.entry((method, (class * 100 + code) as u16)).or_default() += count;
+                }
+            }
+        }
+        self.duration.add_to(&mut totals.duration);
+        self.first_byte.add_to(&mut totals.first_byte);
+        totals.bytes_in += read(&self.bytes_in);
+        totals.bytes_out += read(&self.bytes_out);
+        totals.connects += read(&self.connects);
+        totals.retries += read(&self.retries);
+        totals.probes_passed += read(&self.probes_passed);
+        totals.probes_failed += read(&self.probes_failed);
+        for (total, count) in totals.failures.iter_mut().zip(&self.failures) {
+            *total += read(count);
+        }
+        for (total, count) in totals.connect_failures.iter_mut().zip(&self.connect_failures) {
+            *total += read(count);
+        }
+    }
+}
+
+impl Histogram {
+    fn observe(&self, seconds: f64) {
+        let bucket = BUCKETS.partition_point(|bound| *bound < seconds);
+        add(&self.buckets[bucket], 1);
+        add(&self.sum, (seconds * 1e9) as u64);
+    }
+
+    fn add_to(&self, totals: &mut HistogramTotals) {
+        for (total, count) in totals.buckets.iter_mut().zip(&self.buckets) {
+            *total += read(count);
+        }
+        totals.sum += read(&self.sum) as f64 / 1e9;
+    }
+}
+
+/// One writer: no locked instruction needed.
+fn add(counter: &AtomicU64, more: u64) {
+    counter.store(read(counter) + more, Ordering::Relaxed);
+}
+
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+fn method_index(method: &Method) -> usize {
+    let last = METHODS.len() - 1;
+    METHODS[..last].iter().position(|name| *name == method.as_str()).unwrap_or(last)
+}
+
+/// One worker's numbers about its clients.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Clients {
+    accepted: AtomicU64,
+    open: AtomicU64,
+}
+
+impl Clients {
+    /// A client connected.
+    pub fn connected(&self) {
+        add(&self.accepted, 1);
+        add(&self.open, 1);
+    }
+
+    /// A client's connection ended.
+    pub fn disconnected(&self) {
+        self.open.store(read(&self.open).saturating_sub(1), Ordering::Relaxed);
+    }
+
+    /// Connections ever accepted.
+    pub fn accepted(&self) -> u64 {
+        read(&self.accepted)
+    }
+
+    /// Connections open now.
+    pub fn open(&self) -> u64 {
+        read(&self.open)
+    }
+}
+
+/// Whose numbers: a service's color, or nobody's (refused before a route was found).
+pub type Owner = Option<(ServiceName, Color)>;
+
+/// Every worker's meters, for whoever wants sums. Locked when a worker meets a color for the first time and when
+/// somebody sums; never while a request is served.
+#[derive(Debug, Default)]
+pub struct Meters {
+    meters: Mutex<BTreeMap<Owner, BTreeMap<usize, Arc<Meter>>>>,
+    clients: Mutex<Vec<Arc<Clients>>>,
+}
+
+impl Meters {
+    /// This worker's meter of that owner: the same one every time, so that numbers outlive a change of address.
+    pub fn of(&self, owner: &Owner, worker: usize) -> Arc<Meter> {
+        let mut meters = lock(&self.meters);
+        meters.entry(owner.clone()).or_default().entry(worker).or_default().clone()
+    }
+
+    /// A new worker's numbers about its clients.
+    pub fn clients(&self) -> Arc<Clients> {
+        let clients = Arc::new(Clients::default());
+        lock(&self.clients).push(clients.clone());
+        clients
+    }
+
+    /// Sums by owner, leaving out (and forgetting) owners that `exists` denies.
+    pub fn totals(&self, exists: impl Fn(&ServiceName, &Color) -> bool) -> BTreeMap<Owner, Totals> {
+        let mut meters = lock(&self.meters);
+        meters.retain(|owner, _| owner.as_ref().is_none_or(|(service, color)| exists(service, color)));
+        let sum = |meters: &BTreeMap<usize, Arc<Meter>>| {
+            let mut totals = Totals::default();
+            meters.values().for_each(|meter| meter.add_to(&mut totals));
+            totals
+        };
+        meters.iter().map(|(owner, meters)| (owner.clone(), sum(meters))).collect()
+    }
+
+    /// Client connections accepted ever and open now, over all workers.
+    pub fn connections(&self) -> (u64, u64) {
+        let clients = lock(&self.clients);
+        (clients.iter().map(|c| c.accepted()).sum(), clients.iter().map(|c| c.open()).sum())
+    }
+}
+
+/// A panic elsewhere does not make counters wrong.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(color: &str) -> Owner {
+        let color = Color::try_from(color.to_owned()).expect("a color");
+        Some((ServiceName::try_from("portal".to_owned()).expect("a name"), color))
+    }
+
+    #[test]
+    fn a_sum_adds_every_workers_requests_by_method_and_code() {
+        let meters = Meters::default();
+        for worker in 0..3 {
+            let meter = meters.of(&owner("blue"), worker);
+            meter.request(&Method::GET, StatusCode::OK, 0.002, Some(0.001));
+            meter.request(&Method::from_bytes(b"PURGE").expect("a method"), StatusCode::NOT_FOUND, 100.0, None);
+        }
+        let totals = meters.totals(|_, _| true).remove(&owner("blue")).expect("blue's totals");
+        let other = METHODS.len() - 1;
+        assert_eq!(totals.requests, BTreeMap::from([((0, 200), 3), ((other, 404), 3)]));
+        assert_eq!(totals.duration.buckets[2], 3);
+        assert_eq!(totals.duration.buckets[BUCKETS.len()], 3);
+        assert!((totals.duration.sum - 300.006).abs() < 1e-6);
+        assert_eq!(totals.first_byte.buckets[1], 3);
+    }
+
+    #[test]
+    fn a_removed_colors_series_disappear_and_a_kept_ones_go_on() {
+        let meters = Meters::default();
+        meters.of(&owner("blue"), 0).connected();
+        meters.of(&owner("green"), 0).connected();
+        let left = meters.totals(|_, color| color.as_str() == "green");
+        assert_eq!(left.keys().collect::<Vec<_>>(), [&owner("green")]);
+        meters.of(&owner("green"), 0).connected();
+        assert_eq!(meters.totals(|_, _| true)[&owner("green")].connects, 2);
+    }
+
+    #[test]
+    fn the_largest_and_smallest_status_have_a_place() {
+        let meter = Meter::default();
+        for code in [100, 199, 599, 999] {
+            meter.request(&Method::GET, StatusCode::from_u16(code).expect("a status"), 0.0, None);
+        }
+        let mut totals = Totals::default();
+        meter.add_to(&mut totals);
+        assert_eq!(totals.requests.values().sum::<u64>(), 4);
+    }
+}

@@ -1,0 +1,430 @@
+//! One worker: one thread, one current-thread runtime; its sockets, its lanes, its numbers, its mailbox.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, Cache};
+use bgproxy_conf::wire::CutRequest;
+use slab::Slab;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::access::{Line, Lines};
+use super::conn::{self, Conn};
+use super::error::Reason;
+use super::flight::{Flight, Guard};
+use super::meter::{Clients, Meter, Meters};
+use super::pool::{Claim, Lane};
+use super::probe;
+use crate::mail::Letter;
+use crate::table::{Backend, Table};
+
+/// How often a worker looks for what has waited too long: deadlines are this exact.
+pub const SWEEP: Duration = Duration::from_millis(100);
+
+/// After a stop, idle connections get this long to send what is already on its way to us (hyper would close them
+/// with bytes in the kernel's buffers).
+const QUIET: Duration = Duration::from_millis(500);
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Its number, from 0.
+    pub id: usize,
+    /// How many workers there are.
+    pub workers: usize,
+    /// Its listening sockets, one per address.
+    pub sockets: Vec<std::net::TcpListener>,
+    /// Where the newest table is.
+    pub table: Arc<ArcSwap<Table>>,
+    /// Its mail.
+    pub mailbox: mpsc::Receiver<Letter>,
+    /// Where its numbers are read.
+    pub meters: Arc<Meters>,
+    /// Where its access log goes, if there is one.
+    pub access: Option<Lines>,
+}
+
+/// One worker. Everything in it stays on its thread.
+#[derive(Debug)]
+pub struct Worker {
+    id: usize,
+    workers: usize,
+    /// Numbers about requests that no service is to blame for.
+    pub nowhere: Arc<Meter>,
+    clients: Arc<Clients>,
+    meters: Arc<Meters>,
+    table: RefCell<Cache<Arc<ArcSwap<Table>>, Arc<Table>>>,
+    lanes: RefCell<Vec<Option<Rc<Lane>>>>,
+    conns: RefCell<Slab<Rc<Conn>>>,
+    flights: RefCell<Slab<Rc<Flight>>>,
+    limits: Cell<Limits>,
+    access: Option<RefCell<Lines>>,
+    born: Instant,
+    now: Cell<u64>,
+    /// Told when a connection ends: somebody may be waiting to accept the next, or for the last.
+    ended: Notify,
+    /// Accepting is over.
+    stop: CancellationToken,
+}
+
+/// What was agreed when a request claimed its backend; times in milliseconds where the sweep compares them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Terms {
+    /// The service's generation.
+    pub generation: u64,
+    /// Whether it came by a preview host.
+    pub preview: bool,
+    /// To a connection with the backend.
+    pub connect: Duration,
+    /// To the answer's head.
+    pub response: u64,
+    /// Without a byte while a body streams.
+    pub idle: u64,
+    /// Idle backend connections kept.
+    pub pool: usize,
+}
+
+/// The table's limits, ready for use.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limits {
+    /// Client connections open at once, on this worker.
+    pub connections: usize,
+    /// Bytes of a request head.
+    pub header_size: usize,
+    /// Milliseconds for a request head.
+    pub header_time: u64,
+    /// Milliseconds between two requests.
+    pub idle_time: u64,
+    /// Bytes of a request body.
+    pub body_size: u64,
+}
+
+impl Limits {
+    fn new(limits: &bgproxy_conf::Limits, workers: usize) -> Limits {
+        Limits {
+            connections: limits.connections.div_ceil(workers),
+            header_size: usize::try_from(limits.header_size.get()).unwrap_or(usize::MAX),
+            header_time: millis(limits.header_time),
+            idle_time: millis(limits.idle_time),
+            body_size: if limits.body_size.get() == 0 { u64::MAX } else { limits.body_size.get() },
+        }
+    }
+}
+
+fn millis(seconds: bgproxy_conf::Seconds) -> u64 {
+    u64::try_from(seconds.get().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Runs a worker until it is told to stop and has finished what it began.
+///
+/// # Errors
+/// The kernel's, when there is no runtime or a listening socket cannot be polled.
+pub fn run(parts: Parts) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
+    runtime.block_on(async {
+        let mut listeners = Vec::with_capacity(parts.sockets.len());
+        for socket in parts.sockets {
+            listeners.push(TcpListener::from_std(socket)?);
+        }
+        let mut table = Cache::new(parts.table);
+        let limits = Limits::new(&table.load().limits, parts.workers);
+        let worker = Rc::new(Worker {
+            id: parts.id,
+            workers: parts.workers,
+            nowhere: parts.meters.of(&None, parts.id),
+            clients: parts.meters.clients(),
+            meters: parts.meters,
+            table: RefCell::new(table),
+            lanes: RefCell::default(),
+            conns: RefCell::default(),
+            flights: RefCell::default(),
+            limits: Cell::new(limits),
+            access: parts.access.map(RefCell::new),
+            born: Instant::now(),
+            now: Cell::new(0),
+            ended: Notify::new(),
+            stop: CancellationToken::new(),
+        });
+        for listener in listeners {
+            tokio::task::spawn_local(accept(worker.clone(), listener));
+        }
+        tokio::task::spawn_local(sweep(worker.clone()));
+        worker.clone().read_mail(parts.mailbox).await;
+        Ok(())
+    })
+}
+
+/// Accepts clients on one socket until the worker stops.
+async fn accept(worker: Rc<Worker>, listener: TcpListener) {
+    /// After running out of descriptors: trying at once would spin.
+    const PAUSE: Duration = Duration::from_millis(50);
+    let mut exhausted = false;
+    while let Some(accepted) = worker.stop.run_until_cancelled(worker.next_client(&listener)).await {
+        match accepted {
+            Ok((stream, peer)) => {
+                exhausted = false;
+                tokio::task::spawn_local(conn::serve(worker.clone(), stream, peer));
+            }
+            Err(error) if is_client_noise(&error) => tracing::debug!("a client left while connecting: {error}"),
+            Err(error) => {
+                if !exhausted {
+                    tracing::warn!("cannot accept clients: {error}");
+                }
+                exhausted = true;
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+    if let Err(error) = accept_queued(&worker, listener) {
+        tracing::warn!("cannot accept the clients that were in the queue: {error}");
+    }
+}
+
+/// Whoever is in the kernel's queue is connected as far as he can tell; closing the socket would reset him.
+fn accept_queued(worker: &Rc<Worker>, listener: TcpListener) -> io::Result<()> {
+    let listener = listener.into_std()?;
+    loop {
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                stream.set_nonblocking(true)?;
+                let stream = TcpStream::from_std(stream)?;
+                tokio::task::spawn_local(conn::serve(worker.clone(), stream, peer));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if is_client_noise(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn is_client_noise(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+}
+
+/// Looks again and again for what has waited too long.
+async fn sweep(worker: Rc<Worker>) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        worker.sweep();
+    }
+}
+
+impl Worker {
+    /// The next client, once there is room for one more.
+    async fn next_client(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+        while self.conns.borrow().len() >= self.limits().connections {
+            self.ended.notified().await;
+        }
+        listener.accept().await
+    }
+
+    /// Milliseconds since the worker began, as of the last sweep.
+    pub fn now(&self) -> u64 {
+        self.now.get()
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> Limits {
+        self.limits.get()
+    }
+
+    /// Whether this address's word on who the client is counts.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.table.borrow_mut().load().trusts(address)
+    }
+
+    /// Whether it finishes what it began and takes nothing new.
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Routes a request and claims the backend, without an `.await` in between: a fence (see [`crate::mail`]) falls
+    /// before or after this, never into it.
+    ///
+    /// # Errors
+    /// [`Reason::NoRoute`].
+    pub fn claim(&self, guard: &Guard, host: &str, path: &str) -> Result<(), Reason> {
+        let mut table = self.table.borrow_mut();
+        let to = table.load().destination(host, path).ok_or(Reason::NoRoute)?;
+        let config = &to.service.config;
+        let terms = Terms {
+            generation: to.service.generation,
+            preview: to.preview,
+            connect: config.timeouts.connect.get(),
+            response: millis(config.timeouts.response),
+            idle: millis(config.timeouts.idle),
+            pool: config.pool.size,
+        };
+        guard.claim(Claim::new(self.lane(to.backend)), terms);
+        Ok(())
+    }
+
+    /// This worker's lane to a backend, made when first needed.
+    fn lane(&self, backend: &Arc<Backend>) -> Rc<Lane> {
+        let mut lanes = self.lanes.borrow_mut();
+        if lanes.len() <= backend.slot {
+            lanes.resize(backend.slot + 1, None);
+        }
+        match &lanes[backend.slot] {
+            Some(lane) if lane.backend.id == backend.id => lane.clone(),
+            _ => {
+                let owner = Some((backend.service.clone(), backend.color.clone()));
+                let lane = Rc::new(Lane::new(backend.clone(), self.meters.of(&owner, self.id), self.id));
+                lanes[backend.slot] = Some(lane.clone());
+                lane
+            }
+        }
+    }
+
+    /// A connection begins; the key ends it.
+    pub fn connect(&self, conn: Rc<Conn>) -> usize {
+        self.clients.connected();
+        self.conns.borrow_mut().insert(conn)
+    }
+
+    /// A connection has ended.
+    pub fn disconnect(&self, key: usize) {
+        self.conns.borrow_mut().remove(key);
+        self.clients.disconnected();
+        self.ended.notify_waiters();
+    }
+
+    /// A request begins; the key ends it.
+    pub fn depart(&self, flight: Rc<Flight>) -> usize {
+        self.flights.borrow_mut().insert(flight)
+    }
+
+    /// A request has ended.
+    pub fn arrive(&self, key: usize) {
+        self.flights.borrow_mut().try_remove(key);
+    }
+
+    /// Whether requests are written down.
+    pub fn logs(&self) -> bool {
+        self.access.is_some()
+    }
+
+    /// Writes a request down.
+    pub fn log(&self, line: &Line<'_>) {
+        if let Some(lines) = &self.access {
+            lines.borrow_mut().push(line);
+        }
+    }
+
+    fn sweep(&self) {
+        let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.now.set(now);
+        let limits = Limits::new(&self.table.borrow_mut().load().limits, self.workers);
+        self.limits.set(limits);
+        for conn in self.conns.borrow().iter().map(|(_, conn)| conn) {
+            conn.sweep(now, limits.idle_time, limits.header_time);
+        }
+        for flight in self.flights.borrow().iter().map(|(_, flight)| flight) {
+            if let Some(reason) = flight.overdue(now) {
+                flight.condemn(reason);
+            }
+        }
+        self.sweep_lanes(now);
+        if let Some(lines) = &self.access {
+            lines.borrow_mut().flush();
+        }
+    }
+
+    /// Closes backend connections that have been idle for too long, and forgets backends that no table names.
+    fn sweep_lanes(&self, now: u64) {
+        let mut table = self.table.borrow_mut();
+        let table = table.load();
+        for lane in self.lanes.borrow_mut().iter_mut() {
+            let Some(kept) = lane else { continue };
+            match table.owner(&kept.backend) {
+                Some(service) => kept.expire(now.saturating_sub(millis(service.config.pool.idle))),
+                None => *lane = None,
+            }
+        }
+    }
+
+    async fn read_mail(self: Rc<Self>, mut mailbox: mpsc::Receiver<Letter>) {
+        while let Some(letter) = mailbox.recv().await {
+            match letter {
+                Letter::Fence(reply) => {
+                    let _gone = reply.send(());
+                }
+                Letter::Probe(question, reply) => {
+                    let (lane, now) = (self.lane(&question.backend), self.now());
+                    tokio::task::spawn_local(async move {
+                        let _gone = reply.send(probe::ask(&lane, &question, now).await);
+                    });
+                }
+                Letter::Cut(slot, reply) => {
+                    let _gone = reply.send(self.cut(slot));
+                }
+                Letter::Retire(slot) => {
+                    if let Some(Some(lane)) = self.lanes.borrow().get(slot) {
+                        lane.retire();
+                    }
+                }
+                Letter::Stop(within) => return self.finish(within).await,
+            }
+        }
+    }
+
+    fn cut(&self, slot: usize) -> Vec<CutRequest> {
+        let flights = self.flights.borrow();
+        let condemned = flights.iter().map(|(_, flight)| flight).filter(|flight| flight.claims(slot));
+        condemned
+            .map(|flight| {
+                flight.condemn(Reason::DrainCut);
+                flight.to_cut()
+            })
+            .collect()
+    }
+
+    /// Stops in three steps: accept nothing more and say `Connection: close`; end idle connections; cut what is left.
+    async fn finish(&self, within: Duration) {
+        let deadline = tokio::time::Instant::now() + within;
+        self.stop.cancel();
+        if self.empty_before(tokio::time::Instant::now() + QUIET.min(within)).await {
+            return;
+        }
+        self.conns.borrow().iter().for_each(|(_, conn)| conn.retire());
+        if self.empty_before(deadline).await {
+            return;
+        }
+        let left = self.flights.borrow().len();
+        tracing::warn!(worker = self.id, requests = left, "shutdown deadline passed, cutting what is left");
+        self.flights.borrow().iter().for_each(|(_, flight)| flight.condemn(Reason::ShutdownCut));
+        if !self.empty_before(deadline + QUIET).await {
+            self.conns.borrow().iter().for_each(|(_, conn)| conn.abort());
+            self.empty_before(deadline + 2 * QUIET).await;
+        }
+    }
+
+    /// Waits until no connection is open; false when the deadline comes first.
+    async fn empty_before(&self, deadline: tokio::time::Instant) -> bool {
+        loop {
+            let ended = self.ended.notified();
+            if self.conns.borrow().is_empty() {
+                return true;
+            }
+            if tokio::time::timeout_at(deadline, ended).await.is_err() {
+                return self.conns.borrow().is_empty();
+            }
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if let Some(lines) = &self.access {
+            lines.borrow_mut().flush();
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What a test stands on: real binaries, real sockets, a directory of its own, and waits that have a deadline.
+//!
+//! - [`Site`]: two real applications (nginx and uwsgi, one per color) with a door before them
+//! - [`Door`]: bgproxy itself, with its control socket and `bgctl`
+//! - [`App`]: the application of one color
+//! - [`Fake`]: a backend that follows a script, to the byte, and keeps what it was sent
+//! - [`Raw`]: a client that sends exactly the bytes it is given
+//! - [`Load`]: many keep-alive clients that check and remember every answer
+//!
+//! A condition is awaited with [`wait_until`] or [`wait_for`]. No test sleeps and hopes.
+
+pub(crate) mod app;
+pub(crate) mod door;
+pub(crate) mod fake;
+pub(crate) mod load;
+pub(crate) mod process;
+pub(crate) mod raw;
+pub(crate) mod site;
+pub(crate) mod tools;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+pub(crate) use app::App;
+pub(crate) use door::Door;
+pub(crate) use fake::{Act, Fake};
+pub(crate) use load::{Kind, Load};
+pub(crate) use process::{Output, Process};
+pub(crate) use raw::{Raw, Response};
+pub(crate) use site::Site;
+pub(crate) use tools::need;
+
+/// How long anything may take before a test gives up. Generous: it is only ever waited out by a failing test.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A test's own directory, removed when it is dropped. Under /tmp whatever `TMPDIR` says, because the path of a unix
+/// socket may have 107 bytes at most.
+pub(crate) fn temp_dir() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("bgproxy-").tempdir_in("/tmp").expect("a directory under /tmp")
+}
+
+/// Waits until `condition` holds; panics with `what` when it does not in time.
+#[track_caller]
+pub(crate) fn wait_until(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
+    wait_for(what, deadline, || condition().then_some(()).ok_or(""));
+}
+
+/// Waits until `look` finds something and returns it; panics with `what`, and why the last look found nothing, when
+/// it does not in time.
+#[track_caller]
+pub(crate) fn wait_for<T, E: std::fmt::Display>(
+    what: &str,
+    deadline: Duration,
+    mut look: impl FnMut() -> Result<T, E>,
+) -> T {
+    let end = Instant::now() + deadline;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match look() {
+            Ok(found) => return found,
+            Err(why) if Instant::now() >= end => panic!("waited {deadline:?} for {what}; last seen: {why}"),
+            Err(_) => pace(pause),
+        }
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+/// What succeeded; otherwise the test fails at the caller's line with `what` and why. (A panic within a closure, as of
+/// `unwrap_or_else`, would be told with a line in here.)
+#[track_caller]
+pub(crate) fn must<T, E: std::fmt::Display>(what: impl std::fmt::Display, result: Result<T, E>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(why) => panic!("{what}: {why}"),
+    }
+}
+
+/// Lets time pass: between two looks at a condition, and where slowness itself is what a test does to somebody.
+#[expect(clippy::disallowed_methods, reason = "the one place; a test that wants to wait uses `wait_until`")]
+pub(crate) fn pace(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// The text of a file, or why there is none: for messages.
+pub(crate) fn text_of(path: &Path) -> String {
+    match std::fs::read(path) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(why) => format!("({}: {why})", path.display()),
+    }
+}

@@ -1,0 +1,46 @@
+//! The whole of it: two real applications and a door before them.
+
+use tempfile::TempDir;
+
+use super::door::Builder;
+use super::{App, Door, Kind, Load, temp_dir};
+
+/// What most tests start with.
+pub(crate) struct Site {
+    // In the order they end: the door first.
+    pub(crate) door: Door,
+    pub(crate) blue: App,
+    pub(crate) green: App,
+    _dir: TempDir,
+}
+
+impl Site {
+    /// Blue is live.
+    #[track_caller]
+    pub(crate) fn start() -> Site {
+        Site::start_with(|door| door)
+    }
+
+    /// The same, with a door to which something has been done, such as `.set("service.portal.drain.deadline", "1s")`.
+    #[track_caller]
+    pub(crate) fn start_with(change: impl FnOnce(Builder) -> Builder) -> Site {
+        let dir = temp_dir();
+        let blue = App::start(dir.path(), "blue");
+        let green = App::start(dir.path(), "green");
+        let door = Door::builder().color("blue", blue.socket()).color("green", green.socket());
+        Site { door: change(door).start(), blue, green, _dir: dir }
+    }
+
+    pub(crate) fn app(&mut self, color: &str) -> &mut App {
+        match color {
+            "blue" => &mut self.blue,
+            "green" => &mut self.green,
+            other => panic!("no color {other:?}"),
+        }
+    }
+
+    /// Many clients of the door that send all kinds of requests.
+    pub(crate) fn load(&self, connections: usize) -> Load {
+        Load::start(self.door.addr(), connections, Kind::mixed())
+    }
+}

@@ -1,0 +1,12 @@
+//! The tests of the two binaries: real processes, real sockets, a real nginx and uwsgi. One binary holds them all,
+//! because linking is what takes long.
+
+// What the tests stand on: the door, the application, scripted backends, clients.
+#[expect(dead_code, reason = "a toolbox: not every tool is in use at every time")]
+mod harness;
+
+// That it can be relied on.
+mod harness_tests;
+
+// The main promise, once through all of it.
+mod smoke;
