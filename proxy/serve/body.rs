@@ -100,9 +100,7 @@ impl Source {
         };
         self.flight.uploads(false);
         let frame = frame.map_err(|error| {
-            // A body that breaks off is the client's leave; a malformed one its mistake.
-            let gone = error.is_incomplete_message() || super::error::io_cause(&error).is_some();
-            let reason = if gone { Reason::ClientGone } else { Reason::BodyMalformed };
+            let reason = Reason::of_upload(&error);
             self.flight.condemn(reason);
             Failure { reason, source: Some(error.into()) }
         })?;
@@ -292,8 +290,9 @@ impl HttpBody for Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        // hyper drops a body right after its last frame, and one without frames unread; otherwise the client went.
-        if self.is_end_stream() {
+        // hyper drops a body right after its last frame, and unread where the message may have none (our own text in
+        // answer to HEAD); otherwise the client went.
+        if self.is_end_stream() || matches!(self.inner, Inner::Own(_)) {
             self.settle();
         }
     }

@@ -183,6 +183,8 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     let conn = Rc::new(Conn::new(peer, worker.now()));
     let key = worker.connect(conn.clone());
     let ended = speak(&worker, &conn, stream).await;
+    // A request whose last bytes will never leave; it also holds the connection that holds it.
+    drop(conn.flushing.take());
     worker.disconnect(key);
     if let Some((stream, parting)) = ended {
         part(&worker, stream, parting).await;
@@ -229,9 +231,11 @@ async fn speak(worker: &Rc<Worker>, conn: &Rc<Conn>, stream: TcpStream) -> Optio
 impl Conn {
     fn parting(&self, result: Result<(), hyper::Error>) -> Parting {
         match result {
-            Err(error) if error.is_parse() => {
-                Parting::Refuse(self.muted.get().map_or(Reason::HeadMalformed, of_hyper_status))
-            }
+            Err(error) if error.is_parse() => match self.muted.get() {
+                Some(status) => Parting::Refuse(of_hyper_status(status)),
+                // It went out with an earlier answer that was still in hyper's buffers.
+                None => Parting::Linger,
+            },
             Err(error) => {
                 tracing::debug!(client = %self.peer, "client connection ended: {error}");
                 Parting::Close

@@ -186,8 +186,18 @@ impl Failure {
     }
 }
 
+impl Reason {
+    /// Why a request's body broke off: it is malformed, or the client left in the middle of it.
+    pub fn of_upload(error: &hyper::Error) -> Reason {
+        match io_cause(error).map(io::Error::kind) {
+            Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => Reason::BodyMalformed,
+            _ => Reason::ClientGone,
+        }
+    }
+}
+
 /// The first I/O error among the causes.
-pub fn io_cause<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e io::Error> {
+fn io_cause<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e io::Error> {
     let mut next = Some(error);
     while let Some(cause) = next {
         if let Some(io) = cause.downcast_ref::<io::Error>() {

@@ -396,9 +396,9 @@ impl Guard {
         &self.0
     }
 
-    /// Ends the request as failed for this reason.
+    /// Ends the request as failed for this reason, unless it is condemned already.
     pub fn fail(self, reason: Reason) {
-        self.0.condemn(reason);
+        self.0.end(Some(reason));
     }
 
     /// Gives a backend connection back for the next request.
@@ -437,6 +437,6 @@ impl Deref for Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.0.end(Some(Reason::ClientGone));
+        self.0.end(self.0.reason.get().or(Some(Reason::ClientGone)));
     }
 }

@@ -64,9 +64,18 @@ impl Lane {
     /// The newest idle connection that is ready for a request.
     pub fn reuse(&self) -> Option<Link> {
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|link| !link.sender.is_closed());
-        let index = idle.iter().rposition(|link| link.sender.is_ready())?;
-        Some(idle.remove(index))
+        let mut index = idle.len();
+        while index > 0 {
+            index -= 1;
+            if idle[index].sender.is_ready() {
+                return Some(idle.remove(index));
+            }
+            // One that is neither has not noticed yet that its last exchange is over.
+            if idle[index].sender.is_closed() {
+                idle.remove(index);
+            }
+        }
+        None
     }
 
     /// Keeps a connection whose exchange is complete, unless there are `most` already.
