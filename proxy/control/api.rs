@@ -43,6 +43,9 @@ const LOOK: Duration = Duration::from_millis(50);
 /// The longest a long poll lasts; whoever wants to wait longer asks again.
 const LONGEST_POLL: u64 = 3600;
 
+/// No command is larger.
+const LARGEST: usize = 64 * 1024;
+
 /// What handlers need.
 #[derive(Debug, Clone)]
 pub struct Api {
@@ -103,25 +106,36 @@ pub fn viewing(router: Router<Api>) -> Router<Api> {
 async fn authorize(
     State(api): State<Api>,
     ConnectInfo(caller): ConnectInfo<Caller>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Response {
     let mutates = request.method() != Method::GET && request.method() != Method::HEAD;
     let wants = if mutates { Wants::Operate } else { Wants::View };
     let path = request.uri().path().to_owned();
     if !caller.may(wants, &api.control.load()) {
-        tracing::warn!(target: "bgproxy::audit", %caller, path, outcome = "forbidden", "audit");
+        audit(&caller, &path, &[], "forbidden");
         let key = if mutates { "operators" } else { "viewers" };
         let detail = format!("{caller} is not among `control.{key}`");
         return problem(StatusCode::FORBIDDEN, "forbidden", "you may not do this", Some(detail));
     }
-    request.extensions_mut().insert(caller.clone());
-    let response = next.run(request).await;
-    if mutates {
-        let outcome = response.status().as_u16();
-        tracing::info!(target: "bgproxy::audit", %caller, uid = caller.uid, gid = caller.gid, path, outcome, "audit");
+    if !mutates {
+        return next.run(request).await;
     }
+    let (head, body) = request.into_parts();
+    let Ok(body) = axum::body::to_bytes(body, LARGEST).await else {
+        return fault(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "the request is larger than any command");
+    };
+    let response = next.run(Request::from_parts(head, body.clone().into())).await;
+    audit(&caller, &path, &body, response.status().as_str());
     response
+}
+
+/// One line for each mutation, done or not.
+fn audit(caller: &Caller, path: &str, command: &[u8], outcome: &str) {
+    let Caller { uid, gid, pid, user } = caller;
+    let command = String::from_utf8_lossy(command);
+    let user = user.as_deref().unwrap_or_default();
+    tracing::info!(target: "bgproxy::audit", uid, gid, pid, user, path, %command, outcome, "audit");
 }
 
 // --- looking

@@ -53,8 +53,8 @@ impl Caller {
     }
 
     fn is_in(&self, group: &str) -> bool {
-        let Some(group) = Group::from_name(group).ok().flatten() else { return false };
-        let gid = group.gid;
+        let named = Group::from_name(group).ok().flatten().map(|group| group.gid);
+        let Some(gid) = named.or_else(|| group.parse().ok().map(Gid::from_raw)) else { return false };
         gid.as_raw() == self.gid || self.groups().contains(&gid)
     }
 
@@ -87,7 +87,7 @@ pub fn unknown_names(control: &Control) -> Vec<String> {
     all.filter(|principal| match principal {
         Principal::Everybody => false,
         Principal::User(name) => name.parse::<u32>().is_err() && User::from_name(name).ok().flatten().is_none(),
-        Principal::Group(name) => Group::from_name(name).ok().flatten().is_none(),
+        Principal::Group(name) => name.parse::<u32>().is_err() && Group::from_name(name).ok().flatten().is_none(),
     })
     .map(ToString::to_string)
     .collect()
@@ -114,6 +114,7 @@ mod tests {
         assert_eq!(may(&control(&[user("root")], &[Principal::Everybody])), (true, false));
         assert_eq!(may(&control(&[user("root")], &[user("daemon")])), (false, false));
         assert_eq!(may(&control(&[Principal::Group("nogroup".into())], &[])), (true, true));
+        assert_eq!(may(&control(&[Principal::Group("65534".into())], &[])), (true, true));
         assert_eq!(may(&control(&[Principal::Group("no such group".into())], &[])), (false, false));
     }
 

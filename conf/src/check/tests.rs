@@ -1,0 +1,345 @@
+//! Each rule, by a file that breaks it.
+
+use insta::assert_snapshot;
+
+use super::*;
+
+fn fault(text: &str) -> ConfigError {
+    Config::parse(text, Path::new("bgproxy.toml")).expect_err("a fault")
+}
+
+#[test]
+fn the_defaults_break_no_rule() {
+    check(&Config::default(), "", Path::new("none")).expect("no fault");
+    assert_eq!(Config::parse("", Path::new("none")).expect("no fault"), Config::default());
+}
+
+#[test]
+fn no_listener_is_a_fault() {
+    assert_snapshot!(fault("workers = 2\nlisten = []\n"), @r#"
+        error: `listen` has no address
+         --> bgproxy.toml:2:1
+          |
+        2 | listen = []
+          | ^^^^^^
+          |
+          = help: write `[[listen]]` and below it `address = "0.0.0.0:80"`
+        "#);
+}
+
+#[test]
+fn a_second_listener_at_the_same_address_is_a_fault() {
+    assert_snapshot!(fault("[[listen]]\naddress = \"0.0.0.0:80\"\n\n[[listen]]\naddress = \"0.0.0.0:80\"\n"), @r#"
+        error: `0.0.0.0:80` is listened on twice
+         --> bgproxy.toml:5:1
+          |
+        5 | address = "0.0.0.0:80"
+          | ^^^^^^^
+          |
+          = help: remove one of them; the other is on line 2
+        "#);
+}
+
+#[test]
+fn any_number_of_listeners_may_take_a_free_port() {
+    let text =
+        "listen = [{ address = \"127.0.0.1:0\" }, { address = \"127.0.0.1:0\" }]\nadmin.address = \"127.0.0.1:0\"";
+    Config::parse(text, Path::new("bgproxy.toml")).expect("no fault");
+}
+
+#[test]
+fn an_admin_address_that_a_listener_takes_is_a_fault() {
+    assert_snapshot!(fault("listen = [{ address = \"0.0.0.0:80\" }]\n[admin]\naddress = \"127.0.0.1:80\"\n"), @r#"
+        error: `admin.address` 127.0.0.1:80 is taken by the listener 0.0.0.0:80
+         --> bgproxy.toml:3:1
+          |
+        3 | address = "127.0.0.1:80"
+          | ^^^^^^^
+          |
+          = help: give `admin.address` a port of its own, such as "127.0.0.1:9180"
+        "#);
+    assert_snapshot!(fault("[[listen]]\naddress = \"127.0.0.1:9180\"\n"), @r#"
+        error: `admin.address` 127.0.0.1:9180 is taken by the listener 127.0.0.1:9180
+         --> bgproxy.toml:1:3
+          |
+        1 | [[listen]]
+          |   ^^^^^^
+          |
+          = help: give `admin.address` a port of its own, such as "127.0.0.1:9180"
+        "#);
+}
+
+#[test]
+fn a_control_socket_with_too_long_a_path_is_a_fault() {
+    let text = |length: usize| format!("[control]\nsocket = \"/{}\"\n", "x".repeat(length - 1));
+    assert_snapshot!(fault(&text(108)).message(), @"the socket's path has 108 bytes, the kernel takes at most 107");
+    Config::parse(&text(107), Path::new("bgproxy.toml")).expect("no fault");
+}
+
+#[test]
+fn a_relative_path_is_a_fault() {
+    assert_snapshot!(fault("[control]\nsocket = \"control.sock\"\n"), @r#"
+        error: `control.socket` is not an absolute path
+         --> bgproxy.toml:2:1
+          |
+        2 | socket = "control.sock"
+          | ^^^^^^
+          |
+          = help: write "/run/bgproxy/control.sock"
+        "#);
+    assert_snapshot!(fault("state.dir = \"state\"\n").message(), @"`state.dir` is not an absolute path");
+    assert_snapshot!(fault("[log]\naccess = \"stderr\"\n"), @r#"
+        error: `log.access` is not an absolute path
+         --> bgproxy.toml:2:1
+          |
+        2 | access = "stderr"
+          | ^^^^^^
+          |
+          = help: write "off", "stdout" or a path such as "/var/log/bgproxy/access.log"
+        "#);
+    assert_snapshot!(fault("[service.a]\nbackends.blue = \"/b\"\nlive_file = \"live\"\n").message(), @"`live_file` is not an absolute path");
+}
+
+#[test]
+fn a_limit_outside_of_its_bounds_is_a_fault() {
+    assert_snapshot!(fault("[limits]\nheader_size = \"4KiB\"\n"), @r#"
+        error: `limits.header_size` is 4KiB, outside of 8KiB to 1MiB
+         --> bgproxy.toml:2:1
+          |
+        2 | header_size = "4KiB"
+          | ^^^^^^^^^^^
+          |
+          = help: write "32KiB", for example
+        "#);
+    assert_snapshot!(fault("limits.header_size = \"2MiB\"\n").message(), @"`limits.header_size` is 2MiB, outside of 8KiB to 1MiB");
+    assert_snapshot!(fault("limits.connections = 0\n").message(), @"`limits.connections` is 0, so nobody could connect");
+}
+
+#[test]
+fn a_deadline_of_zero_is_a_fault() {
+    assert_snapshot!(fault("[shutdown]\ndeadline = \"0s\"\n"), @r#"
+        error: `shutdown.deadline` is no time at all
+         --> bgproxy.toml:2:1
+          |
+        2 | deadline = "0s"
+          | ^^^^^^^^
+          |
+          = help: write a duration above zero, such as "30s"
+        "#);
+    for key in [
+        "ready.interval",
+        "ready.timeout",
+        "ready.within",
+        "drain.deadline",
+        "timeouts.connect",
+        "timeouts.response",
+        "timeouts.idle",
+        "pool.idle",
+    ] {
+        let fault = fault(&format!("[service.a]\nbackends.blue = \"/b\"\n{key} = \"0s\"\n"));
+        assert_eq!(fault.message(), format!("`{key}` is no time at all"));
+        assert_eq!(fault.line(), Some(3));
+    }
+    for key in ["header_time", "idle_time"] {
+        assert_eq!(fault(&format!("limits.{key} = \"0s\"\n")).line(), Some(1));
+    }
+}
+
+#[test]
+fn a_service_without_backends_is_a_fault() {
+    assert_snapshot!(fault("[service.a]\nbackends = {}\n"), @r#"
+        error: service `a` has no backend
+         --> bgproxy.toml:2:1
+          |
+        2 | backends = {}
+          | ^^^^^^^^
+          |
+          = help: write where at least one color is, such as `blue = "/var/run/nginx/blue/nginx.sock"`
+        "#);
+}
+
+#[test]
+fn a_first_color_without_a_backend_is_a_fault() {
+    let text = |first: &str| {
+        format!("[service.a]\nfirst = \"{first}\"\n\n[service.a.backends]\nblue = \"/b\"\ngreen = \"/g\"\n")
+    };
+    assert_snapshot!(fault(&text("gren")), @r#"
+        error: `first` is "gren", which is not a color of service `a`
+         --> bgproxy.toml:2:1
+          |
+        2 | first = "gren"
+          | ^^^^^
+          |
+          = help: did you mean "green"?
+        "#);
+    assert_snapshot!(fault(&text("pink")), @r#"
+        error: `first` is "pink", which is not a color of service `a`
+         --> bgproxy.toml:2:1
+          |
+        2 | first = "pink"
+          | ^^^^^
+          |
+          = help: write one of `blue`, `green`
+        "#);
+}
+
+#[test]
+fn a_service_without_blue_must_say_what_comes_first() {
+    assert_snapshot!(fault("[service.a.backends]\nred = \"/r\"\nwhite = \"/w\"\n"), @r#"
+        error: service `a` has no color `blue`, so `first` must say which color starts live
+         --> bgproxy.toml:1:12
+          |
+        1 | [service.a.backends]
+          |            ^^^^^^^^
+          |
+          = help: add `first = "red"`
+        "#);
+}
+
+#[test]
+fn two_colors_with_one_socket_are_a_fault() {
+    assert_snapshot!(fault("[service.a.backends]\nblue = \"/run/x.sock\"\ngreen = \"/run//x.sock\"\n"), @r#"
+        error: `blue` and `green` of service `a` have the same backend
+         --> bgproxy.toml:3:1
+          |
+        3 | green = "/run//x.sock"
+          | ^^^^^
+          |
+          = help: give each color a place of its own, or a switch between them changes nothing
+        "#);
+}
+
+#[test]
+fn a_backend_socket_with_too_long_a_path_is_a_fault() {
+    let fault = fault(&format!("[service.a.backends]\nblue = \"/{}\"\n", "x".repeat(107)));
+    assert_snapshot!(fault.message(), @"the socket's path has 108 bytes, the kernel takes at most 107");
+    assert_eq!((fault.line(), fault.column()), (Some(2), Some(1)));
+}
+
+#[test]
+fn a_ready_question_that_cannot_be_asked_is_a_fault() {
+    let text = |line: &str| format!("[service.a]\nbackends.blue = \"/b\"\n[service.a.ready]\n{line}\n");
+    assert_snapshot!(fault(&text("path = \"health\"")), @r#"
+        error: `ready.path` does not start with `/`
+         --> bgproxy.toml:4:1
+          |
+        4 | path = "health"
+          | ^^^^
+          |
+          = help: write a path such as "/health"
+        "#);
+    assert_snapshot!(fault(&text("path = \"/a b\"")).message(), @"`ready.path` has a character that no request target may have");
+    assert_snapshot!(fault(&text("path = \"/\\r\\nX: y\"")).message(), @"`ready.path` has a character that no request target may have");
+    assert_snapshot!(fault(&text("host = \"a/b\"")).message(), @"`ready.host` is not a host");
+    assert_snapshot!(fault(&text("passes = 0")).message(), @"`ready.passes` is 0, outside of 1 to 100");
+    assert_snapshot!(fault(&text("passes = 101")).message(), @"`ready.passes` is 101, outside of 1 to 100");
+    assert_snapshot!(fault(&text("within = \"1s\"")), @r#"
+        error: `ready.timeout` (2s) is longer than `ready.within` (1s)
+         --> bgproxy.toml:4:1
+          |
+        4 | within = "1s"
+          | ^^^^^^
+          |
+          = help: one answer must fit into the time that all of them have
+        "#);
+    assert_snapshot!(fault(&text("passes = 70")), @"
+        error: 70 passes, 500ms apart, do not fit into `ready.within` (30s)
+         --> bgproxy.toml:4:1
+          |
+        4 | passes = 70
+          | ^^^^^^
+          |
+          = help: no color could ever become ready: raise `within`, or lower `interval` or `passes`
+        ");
+}
+
+#[test]
+fn two_services_with_one_route_are_a_fault() {
+    assert_snapshot!(fault(r#"
+[service.a]
+hosts = ["a.example.com", "x.example.com"]
+paths = ["/", "/shop"]
+backends.blue = "/run/a.sock"
+
+[service.b]
+hosts = ["b.example.com", "X.example.com"]
+paths = ["/shop/"]
+backends.blue = "/run/b.sock"
+"#), @r#"
+        error: services `a` and `b` both serve `x.example.com/shop`
+         --> bgproxy.toml:8:27
+          |
+        8 | hosts = ["b.example.com", "X.example.com"]
+          |                           ^^^^^^^^^^^^^^^
+          |
+          = help: give one of them other `hosts` or `paths`
+        "#);
+    assert_snapshot!(fault("[service.a]\nbackends.blue = \"/a\"\n[service.b]\nbackends.blue = \"/b\"\n"), @"
+        error: services `a` and `b` both serve every host with `/`
+         --> bgproxy.toml:3:10
+          |
+        3 | [service.b]
+          |          ^
+          |
+          = help: give one of them other `hosts` or `paths`
+        ");
+    assert_snapshot!(fault("[service.a]\nbackends.blue = \"/a\"\npaths = []\n").message(), @"service `a` has no path");
+}
+
+#[test]
+fn a_preview_host_belongs_to_one_service_and_to_no_live_host() {
+    let text = |a: &str, b: &str| {
+        format!(
+            "[service.a]\nhosts = [\"a.example.com\"]\nbackends.blue = \"/a\"\npreview.hosts = [\"{a}\"]\n\
+                 [service.b]\nhosts = [\"b.example.com\"]\nbackends.blue = \"/b\"\npreview.hosts = [\"{b}\"]\n"
+        )
+    };
+    assert_snapshot!(fault(&text("b.example.com", "p.example.com")), @r#"
+        error: preview host `b.example.com` is also a live host of service `b`
+         --> bgproxy.toml:4:18
+          |
+        4 | preview.hosts = ["b.example.com"]
+          |                  ^^^^^^^^^^^^^^^
+          |
+          = help: testers need a host of their own, such as "preview.portal.example.com"
+        "#);
+    assert_snapshot!(fault(&text("p.example.com", "p.example.com")), @r#"
+        error: `p.example.com` is the preview host of both `a` and `b`
+         --> bgproxy.toml:8:18
+          |
+        8 | preview.hosts = ["p.example.com"]
+          |                  ^^^^^^^^^^^^^^^
+          |
+          = help: testers need a host of their own, such as "preview.portal.example.com"
+        "#);
+    Config::parse(&text("p.example.com", "q.example.com"), Path::new("bgproxy.toml")).expect("no fault");
+}
+
+#[test]
+fn a_live_file_is_shared_with_nobody() {
+    let text = |a: &str, b: &str| {
+        format!(
+            "[service.a]\nhosts = [\"a\"]\nbackends.blue = \"/a\"\nlive_file = \"{a}\"\n\
+                 [service.b]\nhosts = [\"b\"]\nbackends.blue = \"/b\"\nlive_file = \"{b}\"\n"
+        )
+    };
+    assert_snapshot!(fault(&text("/etc/live", "/etc/x/../live")), @r#"
+        error: services `a` and `b` have the same live file
+         --> bgproxy.toml:8:1
+          |
+        8 | live_file = "/etc/x/../live"
+          | ^^^^^^^^^
+          |
+          = help: give each service a file of its own
+        "#);
+    assert_snapshot!(fault(&text("/var/lib/bgproxy/live", "/etc/live")), @r#"
+        error: the live file of service `a` is inside `state.dir` (/var/lib/bgproxy)
+         --> bgproxy.toml:4:1
+          |
+        4 | live_file = "/var/lib/bgproxy/live"
+          | ^^^^^^^^^
+          |
+          = help: keep it elsewhere: what is in `state.dir` belongs to bgproxy alone
+        "#);
+    Config::parse(&text("/etc/live-a", "/etc/live-b"), Path::new("bgproxy.toml")).expect("no fault");
+}
