@@ -185,10 +185,10 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     let ended = speak(&worker, &conn, stream).await;
     // A request whose last bytes will never leave; it also holds the connection that holds it.
     drop(conn.flushing.take());
-    worker.disconnect(key);
     if let Some((stream, parting)) = ended {
         part(&worker, stream, parting).await;
     }
+    worker.disconnect(key);
 }
 
 /// What is left to do when HTTP is over.
