@@ -11,6 +11,7 @@ pub mod admin;
 pub mod api;
 pub mod boot;
 pub mod caller;
+pub mod demo;
 pub mod drain;
 pub mod events;
 pub mod failpoint;
