@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use bgproxy::control::demo::{self, Ports};
+use bgproxy::control::report::About;
 use bgproxy::{Options, VERSION};
 use bgproxy_conf::{Color, Config, DEFAULT_PATH, Log, LogFormat};
 use clap::{Parser, Subcommand};
@@ -78,7 +80,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Verb::Run(Run { file, assume_live }) => {
             let (config, config_path) = load(file.config)?;
             start_logging(&config.log)?;
-            bgproxy::run(Options { config, config_path, assume_live, opened: || {} })
+            bgproxy::run(Options { config, config_path, assume_live, opened: Box::new(|_| {}) })
         }
         Verb::Check(file) => {
             let (config, path) = load(file.config)?;
@@ -86,9 +88,26 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let path = path.as_deref().map_or("the built-in configuration".into(), Path::to_string_lossy);
             print(&format!("{path} is right: {} service(s)\n", config.service.len()))
         }
-        Verb::Demo(Demo { port, admin_port }) => anyhow::bail!("{port} {admin_port}"),
+        Verb::Demo(Demo { port, admin_port }) => demo(Ports { door: port, admin: admin_port }),
         Verb::Schema => print(&format!("{:#}\n", Config::schema())),
     }
+}
+
+/// Two backends, the door before them, and what to try on the terminal.
+fn demo(ports: Ports) -> anyhow::Result<ExitCode> {
+    let home = demo::Home::create()?;
+    let backends = demo::Demo::start(home.path())?;
+    let config = demo::config(home.path(), ports);
+    start_logging(&config.log)?;
+    let welcomed = config.clone();
+    let opened = Box::new(move |about: &About| {
+        let door = about.listen.first().map_or("", String::as_str);
+        // A closed terminal does not end the demo.
+        let _unheard = print(&demo::welcome(&welcomed, door, &about.admin));
+    });
+    let ended = bgproxy::run(Options { config, config_path: None, assume_live: None, opened });
+    backends.stop();
+    ended
 }
 
 /// The file that was named, the default one, or the built-in configuration.

@@ -46,7 +46,6 @@ const GRACE: Duration = Duration::from_secs(3);
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
 /// What `bgproxy run` was told.
-#[derive(Debug)]
 pub struct Options {
     /// The configuration.
     pub config: Config,
@@ -54,8 +53,8 @@ pub struct Options {
     pub config_path: Option<PathBuf>,
     /// What to take for live, whatever the state files say.
     pub assume_live: Option<Color>,
-    /// Called when the door is open.
-    pub opened: fn(),
+    /// Called once, when the door is open, with the addresses really taken.
+    pub opened: Box<dyn FnOnce(&About)>,
 }
 
 /// Runs the front door until a signal ends it.
@@ -142,7 +141,7 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
         let admin = serve_admin(admin_socket, api, readiness.clone(), ending.clone())?;
         readiness.set(true);
         tracing::info!(version = VERSION, workers, listen = ?about.listen, admin = about.admin, "the door is open");
-        opened();
+        opened(&about);
 
         let why = wait_for_the_end(&mut signals, &mut endings, &operators).await;
         readiness.set(false);
