@@ -1,6 +1,6 @@
 //! `bgproxy`: arguments, logging, exit code.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ use anyhow::Context;
 use bgproxy::control::demo::{self, Ports};
 use bgproxy::control::report::About;
 use bgproxy::{Options, VERSION};
-use bgproxy_conf::{Color, Config, DEFAULT_PATH, Log, LogFormat};
+use bgproxy_conf::{Color, Config, ConfigError, DEFAULT_PATH, Log, LogFormat};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -68,8 +68,14 @@ fn main() -> ExitCode {
     match run(Arguments::parse()) {
         Ok(code) => code,
         Err(error) => {
+            let text = match error.downcast_ref::<ConfigError>() {
+                // It has a form of its own, with the line and the spot.
+                Some(fault) if paints(&std::io::stderr()) => fault.colored(),
+                Some(fault) => fault.to_string(),
+                None => format!("error: {error:#}"),
+            };
             // The last words, when even standard error is gone.
-            let _unheard = writeln!(std::io::stderr(), "error: {error:#}");
+            let _unheard = writeln!(std::io::stderr(), "{}", text.trim_end());
             ExitCode::FAILURE
         }
     }
@@ -134,13 +140,15 @@ fn start_logging(log: &Log) -> anyhow::Result<()> {
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter(log)?).with_writer(std::io::stderr);
     match log.format {
         LogFormat::Plain => {
-            use std::io::IsTerminal;
-            let colors = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            subscriber.with_ansi(colors).with_target(false).init();
+            subscriber.with_ansi(paints(&std::io::stderr())).with_target(false).init();
         }
         LogFormat::Json => subscriber.json().flatten_event(true).init(),
     }
     Ok(())
+}
+
+fn paints(to: &impl IsTerminal) -> bool {
+    to.is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
 fn print(text: &str) -> anyhow::Result<ExitCode> {

@@ -298,6 +298,13 @@ impl ControlSocket {
     }
 }
 
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        // Also when the start fails after it was made.
+        self.remove();
+    }
+}
+
 // --- what runs
 
 fn start_workers(
