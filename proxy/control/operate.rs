@@ -4,7 +4,7 @@
 //! runs beside the loop and comes back as an event, so that one service's drain never keeps another's switch waiting.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -152,7 +152,7 @@ pub struct Operator {
     changes: mpsc::Receiver<Change>,
     next_command: CommandId,
     askers: HashMap<CommandId, Asker>,
-    receipts: Vec<(ServiceName, u64, oneshot::Sender<Receipt>)>,
+    pub(super) receipts: Vec<(ServiceName, u64, oneshot::Sender<Receipt>)>,
     /// Answers in a row so far, of the service that is being probed.
     pub(super) passed: HashMap<ServiceName, Rc<Cell<u32>>>,
     /// Deadline and end of each drain.
@@ -163,6 +163,8 @@ pub struct Operator {
     /// When each color was last asked outside of a switch.
     asked: HashMap<(ServiceName, Color), Instant>,
     pub(super) live_faults: HashMap<ServiceName, String>,
+    /// Services whose live file does not say what is live, because it could not be written.
+    pub(super) unwritten: BTreeSet<ServiceName>,
     pub(super) last_reload: Option<Reload>,
     pub(super) tally: Arc<super::metrics::Tally>,
 }
@@ -211,6 +213,7 @@ impl Operator {
             reports: HashMap::new(),
             asked: HashMap::new(),
             live_faults: HashMap::new(),
+            unwritten: BTreeSet::new(),
             last_reload: None,
             tally,
         };
@@ -234,7 +237,10 @@ impl Operator {
                     News::Probed(service, color, report) => self.note(service, color, report),
                 },
                 Some(change) = self.changes.recv() => self.changed(change).await,
-                _ = rounds.tick() => self.look_around(),
+                _ = rounds.tick() => {
+                    self.look_around();
+                    self.write_late_live_files();
+                }
             }
         }
     }
@@ -408,9 +414,13 @@ impl Operator {
         match live_file::write(&path, color) {
             Ok(text) => {
                 self.live_faults.remove(&service);
+                self.unwritten.remove(&service);
                 self.step(Event::FileSeen(service, text));
             }
-            Err(error) => self.live_file_fault(service, format!("cannot be written: {error}")),
+            Err(error) => {
+                self.unwritten.insert(service.clone());
+                self.live_file_fault(service, format!("cannot be written: {error}"));
+            }
         }
         failpoint::reach("after_live_file");
     }
@@ -596,8 +606,8 @@ impl Operator {
         self.watcher.set(watched);
     }
 
-    /// What live files say at start: one that changed while we were down is a command.
-    fn read_live_files(&mut self) {
+    /// What live files say at start, or when there are new ones: one that changed while we were down is a command.
+    pub(super) fn read_live_files(&mut self) {
         let files: Vec<_> = self
             .config
             .service
@@ -606,7 +616,7 @@ impl Operator {
             .collect();
         for (service, path) in files {
             let seen = watch::look(&path, watch::What::Content);
-            let entry = self.board.services.get(&service);
+            let entry = self.board.services.get(&service).filter(|entry| entry.pending.is_none());
             let Some((live, known)) = entry.map(|e| (e.record.live.clone(), e.record.file_seen.clone())) else {
                 continue;
             };
@@ -620,13 +630,37 @@ impl Operator {
         }
     }
 
+    /// Writes live files that could not be written when it was time: their directory may have appeared.
+    fn write_late_live_files(&mut self) {
+        for service in self.unwritten.clone() {
+            let path = self.config.service.get(&service).and_then(|config| config.live_file.as_ref());
+            let entry = self.board.services.get(&service).filter(|entry| entry.pending.is_none());
+            let Some((path, entry)) = path.zip(entry) else { continue };
+            let writes = match live_file::read(&watch::look(path, watch::What::Content)) {
+                Meaning::Missing => true,
+                // Another text is a command, and the watcher is about to tell.
+                Meaning::Names(_, text) => entry.record.file_seen.as_ref() == Some(&text),
+                Meaning::Nonsense(_) => false,
+            };
+            if writes {
+                let live = entry.record.live.clone();
+                self.write_live_file(service, &live);
+            }
+        }
+    }
+
     async fn changed(&mut self, change: Change) {
         match change.key {
             Key::Config => {
                 tracing::info!(path = %change.path.display(), "the configuration file changed");
                 self.reload().await;
             }
-            Key::LiveFile(service) => self.live_file_says(service, &change.seen),
+            // A switch may have written it since the watcher looked. What it held before is no command any more, and
+            // what it holds now is the next change.
+            Key::LiveFile(service) if watch::look(&change.path, watch::What::Content) == change.seen => {
+                self.live_file_says(service, &change.seen);
+            }
+            Key::LiveFile(_) => {}
             Key::Socket(service, color) => self.socket_changed(service, color, &change.seen).await,
         }
     }
@@ -641,7 +675,13 @@ impl Operator {
                 self.live_file_fault(service, format!("names `{color}`, which is no color of this service"));
             }
             Meaning::Names(color, text) => {
+                let asked = entry.pending.as_ref().and_then(|pending| pending.command.file.as_ref());
+                // Our own word, or a command that is being carried out.
+                let known = entry.record.file_seen.as_ref() == Some(&text) || asked == Some(&text);
                 self.live_faults.remove(&service);
+                if known {
+                    return;
+                }
                 let command = Command {
                     action: Action::Switch,
                     to: Some(color),

@@ -54,7 +54,9 @@ impl Operator {
             services.get(service).is_some_and(|entry: &Entry| entry.colors.contains(color))
         });
         self.live_faults.retain(|service, _| services.contains_key(service));
+        self.unwritten.retain(|service| services.contains_key(service));
         self.rewatch();
+        self.read_live_files();
         self.fence().await;
         Ok(needs_restart)
     }
