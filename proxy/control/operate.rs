@@ -321,9 +321,13 @@ impl Operator {
         let ready = self.config.service.get(&service).map(|config| config.ready.clone());
         // A live file goes nowhere; whoever calls may.
         let left = self.askers.get(&id).map(|asker| asker.left.clone()).unwrap_or_default();
+        let color = color.clone();
         tokio::task::spawn_local(async move {
             let Some((question, ready)) = question.zip(ready) else { return };
-            let asking = probe::until_ready(&mail, &question, &ready, &passed);
+            let note = |report: &ProbeReport| {
+                let _ended = telling.send(News::Probed(service.clone(), color.clone(), report.clone()));
+            };
+            let asking = probe::until_ready(&mail, &question, &ready, &passed, note);
             let event = match left.run_until_cancelled(asking).await {
                 Some(result) => Event::Probed(id, service, result),
                 None => Event::Abandoned(id, service),

@@ -24,7 +24,8 @@ pub fn question(service: &Service, backend: &Arc<Backend>) -> Question {
     }
 }
 
-/// Asks until the color has answered as it should `passes` times in a row; `passed` shows how far it is.
+/// Asks until the color has answered as it should `passes` times in a row; `passed` shows how far it is, and `note`
+/// hears every answer.
 ///
 /// # Errors
 /// The last answer (none if there was none) when `within` has passed.
@@ -33,6 +34,7 @@ pub async fn until_ready(
     question: &Question,
     ready: &Ready,
     passed: &Cell<u32>,
+    note: impl Fn(&ProbeReport),
 ) -> Result<(), Option<ProbeReport>> {
     let deadline = Instant::now() + ready.within.get();
     let mut last = None;
@@ -42,6 +44,7 @@ pub async fn until_ready(
         let Ok(answer) = timeout_at(deadline, mail.probe(turn, question.clone())).await else { break };
         let Some(report) = answer else { break };
         passed.set(if report.ready { passed.get() + 1 } else { 0 });
+        note(&report);
         last = Some(report);
         if passed.get() >= ready.passes {
             return Ok(());
