@@ -55,6 +55,8 @@ impl Operator {
         });
         self.live_faults.retain(|service, _| services.contains_key(service));
         self.unwritten.retain(|service| services.contains_key(service));
+        // Nobody will write the receipt of a service that is gone; who waits for it shall not wait for ever.
+        self.receipts.retain(|(service, ..)| services.contains_key(service));
         self.rewatch();
         self.read_live_files();
         self.fence().await;
