@@ -348,7 +348,7 @@ pub(crate) fn fault(fault: &Fault, hint: Option<&str>, paint: Paint) -> String {
             let detail = problem.detail.as_deref().unwrap_or_default();
             page.push_str(&indent(detail));
             if let Some(probe) = &problem.probe
-                && !probe.detail.as_deref().is_some_and(|told| detail.contains(told))
+                && !probe.detail.as_deref().is_some_and(|told| detail.contains(told) || problem.title.contains(told))
             {
                 let _ = writeln!(page, "  {}", answered(probe, paint));
             }

@@ -461,8 +461,8 @@ impl std::fmt::Display for Refusal {
             Refusal::Busy(action, color) => {
                 write!(f, "another command is being carried out: {} `{color}`", verb(*action))
             }
-            Refusal::OtherLive(color) => write!(f, "`{color}` is live"),
-            Refusal::OtherGeneration(generation) => write!(f, "the generation is {generation}"),
+            Refusal::OtherLive(color) => write!(f, "not as expected: `{color}` is live"),
+            Refusal::OtherGeneration(generation) => write!(f, "not as expected: the generation is {generation}"),
             Refusal::Unready(color, None) => write!(f, "`{color}` did not answer in time"),
             Refusal::Unready(color, Some(report)) => {
                 write!(f, "`{color}` is not ready: {}", report.detail.as_deref().unwrap_or("no detail"))
