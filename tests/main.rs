@@ -10,3 +10,6 @@ mod harness_tests;
 
 // The main promise, once through all of it.
 mod smoke;
+
+// Commands that move live and preview: what they promise, and when they refuse.
+mod switching;

@@ -50,6 +50,11 @@ impl Builder {
         self.color("blue", blue.address()).color("green", green.address())
     }
 
+    /// A color gets this long to become ready.
+    pub(crate) fn probes_for(self, within: &str) -> Builder {
+        self.set("service.portal.ready.timeout", within).set("service.portal.ready.within", within)
+    }
+
     /// Gives the service a live file, at [`Door::live_file`].
     pub(crate) fn live_file(self) -> Builder {
         let file = live_file_in(self.dir.path());

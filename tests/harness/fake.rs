@@ -38,8 +38,20 @@ pub(crate) enum Act {
     AwaitUnread,
     /// Waits for [`Fake::go`].
     AwaitGo,
+    /// Plays what this says about the target of the request that was read last.
+    Choose(Choice),
     /// Begins anew, for the next request on the connection.
     Repeat,
+}
+
+/// Acts that depend on a request's target.
+#[derive(Clone)]
+pub(crate) struct Choice(Arc<dyn Fn(&str) -> Vec<Act> + Send + Sync>);
+
+impl std::fmt::Debug for Choice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Choice")
+    }
 }
 
 /// A fake backend.
@@ -76,7 +88,32 @@ pub(crate) fn ok(body: &str) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
+/// The same with the header that names a color.
+pub(crate) fn of_color(color: &str, status: u16, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!("HTTP/1.1 {status} Some\r\nX-Color: {color}\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes()
+}
+
 impl Fake {
+    /// A whole backend: answers with its color's name; `/hold` only after [`Fake::go`], `/sse` with a stream of one
+    /// event that ends after it.
+    pub(crate) fn color(at: impl Into<Target>, color: &str) -> Fake {
+        let color = color.to_owned();
+        let choose = Choice(Arc::new(move |target| {
+            let answer = Act::Say(of_color(&color, 200, &format!("{color}\n")));
+            if target.starts_with("/hold") {
+                return vec![Act::AwaitGo, answer];
+            }
+            if target.starts_with("/sse") {
+                let head = "Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n";
+                let said = format!("HTTP/1.1 200 OK\r\nX-Color: {color}\r\n{head}");
+                return vec![Act::Say(said.into_bytes()), Act::AwaitGo, Act::Say(b"0\r\n\r\n".to_vec())];
+            }
+            vec![answer]
+        }));
+        Fake::scripted(at, move |_| vec![Act::ReadRequest, Act::Choose(choose.clone()), Act::Repeat])
+    }
+
     /// Does with the n-th connection (from 0) what `script(n)` says.
     pub(crate) fn scripted(at: impl Into<Target>, script: impl Fn(usize) -> Vec<Act> + Send + Sync + 'static) -> Fake {
         let (address, listener) = listen(at.into(), 128);
@@ -204,6 +241,14 @@ impl Fake {
             let read: usize = heard.iter().map(|heard| heard.requests).sum();
             if read >= count { Ok(heard) } else { Err(format!("{read} requests")) }
         })
+    }
+
+    /// Waits until a request with this target has come.
+    #[track_caller]
+    pub(crate) fn wait_target(&self, target: &str) {
+        let wanted = format!(" {target} HTTP/1.1\r\n").into_bytes();
+        let holds = |heard: &Heard| heard.bytes.windows(wanted.len()).any(|window| window == wanted);
+        wait_until(&format!("a request for {target}"), DEADLINE, || self.heard().iter().any(holds));
     }
 
     /// The bytes of the only connection; fails when there was another number of them.
@@ -344,6 +389,7 @@ impl Player<'_> {
                 }
                 Act::AwaitUnread => self.await_that(|| ioctl_fionread(&*self.socket).is_ok_and(|unread| unread > 0))?,
                 Act::AwaitGo => self.await_that(|| self.shared.go.load(Ordering::Acquire))?,
+                Act::Choose(Choice(choose)) => self.play(&choose(&self.last_target()))?,
                 Act::Repeat => next = acts.iter(),
             }
         }
@@ -371,6 +417,14 @@ impl Player<'_> {
         }
         self.heard(|heard| heard.requests += 1);
         Some(())
+    }
+
+    /// The target of the newest request that has been read.
+    fn last_target(&self) -> String {
+        let heard = self.shared.heard.lock().expect("no panic");
+        let text = String::from_utf8_lossy(&heard[self.number].bytes).into_owned();
+        let line = text.lines().rfind(|line| line.ends_with(" HTTP/1.1")).unwrap_or_default();
+        line.split(' ').nth(1).unwrap_or_default().to_owned()
     }
 
     /// Reads exactly `count` bytes.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use super::raw::{Raw, Response, Target, request};
-use super::{DEADLINE, wait_for};
+use super::{DEADLINE, pace, wait_for};
 
 /// A load ends by itself after this, whatever its test does.
 const LONGEST: Duration = Duration::from_secs(300);
@@ -65,7 +65,16 @@ impl Load {
 
     /// The same, with at most `requests` requests per connection.
     pub(crate) fn bounded(to: impl Into<Target>, connections: usize, mix: Vec<Kind>, requests: usize) -> Load {
-        let to = to.into();
+        Load::begin(to.into(), connections, mix, requests, Duration::ZERO)
+    }
+
+    /// Without end, and with up to `think` between an answer and the next request: as much concurrency, but the
+    /// machine has time for other things, such as starting `bgctl` two hundred times.
+    pub(crate) fn thinking(to: impl Into<Target>, connections: usize, mix: Vec<Kind>, think: Duration) -> Load {
+        Load::begin(to.into(), connections, mix, usize::MAX, think)
+    }
+
+    fn begin(to: Target, connections: usize, mix: Vec<Kind>, requests: usize, think: Duration) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let lists: Vec<Arc<Mutex<Vec<Done>>>> = (0..connections).map(|_| Arc::default()).collect();
         let threads = lists
@@ -73,7 +82,7 @@ impl Load {
             .enumerate()
             .map(|(number, list)| {
                 let (to, mix, list, stop) = (to.clone(), mix.clone(), Arc::clone(list), Arc::clone(&stop));
-                let body = move || Caller { to, mix, number, list, stop, open: None }.call(requests);
+                let body = move || Caller { to, mix, number, list, stop, think, open: None }.call(requests);
                 std::thread::Builder::new().stack_size(256 * 1024).spawn(body).expect("a thread")
             })
             .collect();
@@ -179,6 +188,7 @@ struct Caller {
     number: usize,
     list: Arc<Mutex<Vec<Done>>>,
     stop: Arc<AtomicBool>,
+    think: Duration,
     open: Option<Raw>,
 }
 
@@ -191,6 +201,7 @@ impl Caller {
             if self.stop.load(Ordering::Acquire) || Instant::now() > end {
                 return;
             }
+            pace(self.think.mul_f64(random.f64()));
             let kind = self.mix[(self.number + turn) % self.mix.len()].clone();
             let (bytes, check) = prepare(&kind, &mut random);
             let sent = Instant::now();

@@ -1,6 +1,7 @@
 //! What a test stands on: real binaries, real sockets, a directory of its own, and waits that have a deadline.
 //!
 //! - [`Site`]: two real applications (nginx and uwsgi, one per color) with a door before them
+//! - [`Pair`]: two scripted backends with a door before them
 //! - [`Door`]: bgproxy itself, with its control socket and `bgctl`
 //! - [`App`]: the application of one color
 //! - [`Fake`]: a backend that follows a script, to the byte, and keeps what it was sent
@@ -27,7 +28,7 @@ pub(crate) use fake::{Act, Fake};
 pub(crate) use load::{Kind, Load};
 pub(crate) use process::{Output, Process};
 pub(crate) use raw::{Raw, Response};
-pub(crate) use site::Site;
+pub(crate) use site::{Pair, Site};
 pub(crate) use tools::need;
 
 /// How long anything may take before a test gives up. Generous: it is only ever waited out by a failing test.
@@ -61,7 +62,7 @@ pub(crate) fn wait_for<T, E: std::fmt::Display>(
             Err(why) if Instant::now() >= end => panic!("waited {deadline:?} for {what}; last seen: {why}"),
             Err(_) => pace(pause),
         }
-        pause = (pause * 2).min(Duration::from_millis(20));
+        pause = (pause * 3 / 2).min(Duration::from_millis(8));
     }
 }
 
