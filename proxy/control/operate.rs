@@ -619,18 +619,7 @@ impl Operator {
             .filter_map(|(name, config)| Some((name.clone(), config.live_file.clone()?)))
             .collect();
         for (service, path) in files {
-            let seen = watch::look(&path, watch::What::Content);
-            let entry = self.board.services.get(&service).filter(|entry| entry.pending.is_none());
-            let Some((live, known)) = entry.map(|e| (e.record.live.clone(), e.record.file_seen.clone())) else {
-                continue;
-            };
-            match live_file::read(&seen) {
-                // As we left it: a crash came between the switch and the file.
-                Meaning::Names(color, text) if color != live && known.as_ref() == Some(&text) => {
-                    self.write_live_file(service, &live);
-                }
-                _ => self.live_file_says(service, &seen),
-            }
+            self.live_file_says(service, &watch::look(&path, watch::What::Content));
         }
     }
 
@@ -679,11 +668,16 @@ impl Operator {
                 self.live_file_fault(service, format!("names `{color}`, which is no color of this service"));
             }
             Meaning::Names(color, text) => {
-                let asked = entry.pending.as_ref().and_then(|pending| pending.command.file.as_ref());
-                // Our own word, or a command that is being carried out.
-                let known = entry.record.file_seen.as_ref() == Some(&text) || asked == Some(&text);
+                let settled = entry.pending.is_none();
+                let ours = entry.record.file_seen.as_ref() == Some(&text);
+                let asked = entry.pending.as_ref().and_then(|pending| pending.command.file.as_ref()) == Some(&text);
                 self.live_faults.remove(&service);
-                if known {
+                if ours && color != live && settled {
+                    // As we left it: a crash came between the switch and the file.
+                    self.write_live_file(service, &live);
+                    return;
+                }
+                if ours || asked {
                     return;
                 }
                 let command = Command {
