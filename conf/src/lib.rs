@@ -94,7 +94,7 @@ pub struct State {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Trusted {
-    /// Address ranges whose `X-Forwarded-*`, `X-Real-IP` and `X-Request-Id` headers are kept and extended; everybody
+    /// Address ranges whose `Forwarded`, `X-Forwarded-*` and `X-Real-IP` headers are believed and extended; everybody
     /// else's are replaced.
     #[schemars(with = "Vec<String>")]
     pub proxies: Vec<ipnet::IpNet>,

@@ -321,6 +321,7 @@ enum Fault {
     Gone,
     Refused(Refusal),
     Unknown { title: String, known: String },
+    NoColor { title: String, why: String },
     Body(serde_json::Error),
 }
 
@@ -341,6 +342,9 @@ impl IntoResponse for Fault {
         match self {
             Fault::Gone => fault(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "bgproxy is shutting down"),
             Fault::Unknown { title, known } => problem(StatusCode::NOT_FOUND, "unknown_service", &title, Some(known)),
+            Fault::NoColor { title, why } => {
+                problem(StatusCode::UNPROCESSABLE_ENTITY, "unknown_color", &title, Some(why))
+            }
             Fault::Body(error) => {
                 problem(StatusCode::BAD_REQUEST, "bad_request", "the request's JSON is wrong", Some(error.to_string()))
             }
@@ -400,9 +404,8 @@ fn service_name(text: &str) -> Result<ServiceName, Fault> {
 }
 
 fn color_name(text: &str) -> Result<Color, Fault> {
-    Color::try_from(text.to_owned()).map_err(|invalid| {
-        Fault::Body(<serde_json::Error as serde::de::Error>::custom(format!("`{text}` is no color: {invalid}")))
-    })
+    Color::try_from(text.to_owned())
+        .map_err(|invalid| Fault::NoColor { title: format!("there is no color `{text}`"), why: invalid.to_string() })
 }
 
 fn known_names(known: &[ServiceName]) -> String {
