@@ -8,6 +8,9 @@ mod harness;
 // That it can be relied on.
 mod harness_tests;
 
+// The status page, as a person sees it in a browser.
+mod page;
+
 // The main promise, once through all of it.
 mod smoke;
 

@@ -6,11 +6,13 @@
 //! - [`App`]: the application of one color
 //! - [`Fake`]: a backend that follows a script, to the byte, and keeps what it was sent
 //! - [`Raw`]: a client that sends exactly the bytes it is given
+//! - [`Browser`]: headless Chromium
 //! - [`Load`]: many keep-alive clients that check and remember every answer
 //!
 //! A condition is awaited with [`wait_until`] or [`wait_for`]. No test sleeps and hopes.
 
 pub(crate) mod app;
+pub(crate) mod browser;
 pub(crate) mod door;
 pub(crate) mod fake;
 pub(crate) mod load;
@@ -23,6 +25,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub(crate) use app::App;
+pub(crate) use browser::Browser;
 pub(crate) use door::Door;
 pub(crate) use fake::{Act, Fake};
 pub(crate) use load::{Kind, Load};

@@ -6,8 +6,12 @@ use std::path::PathBuf;
 const SYSTEM: &str = "/usr/local/sbin:/usr/sbin:/sbin";
 
 /// The Debian package of each program that is not called like its package.
-const PACKAGES: &[(&str, &str)] =
-    &[("nginx", "nginx-light"), ("uwsgi-core", "uwsgi-core uwsgi-plugin-python3"), ("promtool", "prometheus")];
+const PACKAGES: &[(&str, &str)] = &[
+    ("chromedriver", "chromium-driver"),
+    ("nginx", "nginx-light"),
+    ("promtool", "prometheus"),
+    ("uwsgi-core", "uwsgi-core uwsgi-plugin-python3"),
+];
 
 /// The path of a program; the test fails with the command that installs it where it is missing.
 #[track_caller]

@@ -1,0 +1,47 @@
+//! The status page in a real browser: what a person sees, while things happen.
+
+use crate::harness::raw::request;
+use crate::harness::{Browser, DEADLINE, Site, temp_dir, wait_until};
+
+#[test]
+fn the_page_follows_a_switch_and_its_drain_without_a_reload() {
+    let site = Site::start_with(|door| door.set("service.portal.drain.deadline", "60s"));
+    let dir = temp_dir();
+    let browser = Browser::start(dir.path());
+    browser.open(&format!("http://{}/", site.door.admin()));
+    browser.wait_text("generation 1");
+    assert_eq!(live(&browser), ["blue"]);
+
+    let mut slow = site.door.connect();
+    slow.send(request("GET", "/hold?id=a", &[], b""));
+    site.blue.wait_entered("a");
+    site.door.switch("green");
+    wait_until("green live on the page", DEADLINE, || live(&browser) == ["green"]);
+    browser.wait_text("drain");
+    site.blue.release("a");
+    assert_eq!(slow.response().status, 200);
+    browser.wait_text("1 of 1 finished");
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
+
+#[test]
+fn the_page_says_when_it_has_lost_contact_and_recovers() {
+    let mut site = Site::start();
+    let admin = site.door.admin().to_string();
+    site.door.configure("admin.address", serde_json::json!(admin));
+    let dir = temp_dir();
+    let browser = Browser::start(dir.path());
+    browser.open(&format!("http://{admin}/"));
+    browser.wait_text("generation 1");
+    site.door.kill9();
+    browser.wait_text("lost contact");
+    site.door.restart();
+    wait_until("contact again", DEADLINE, || !browser.text().to_lowercase().contains("lost contact"));
+}
+
+/// The colors whose card has the badge LIVE.
+fn live(browser: &Browser) -> Vec<String> {
+    let script = "return [...document.querySelectorAll('.badge.live')].filter(badge => badge.textContent === 'LIVE') \
+        .map(badge => badge.closest('section').querySelector('.name').textContent)";
+    serde_json::from_value(browser.run(script)).unwrap_or_default()
+}
