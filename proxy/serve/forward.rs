@@ -55,7 +55,7 @@ async fn exchange(
 ) -> Result<Exchange, Failure> {
     headers::refuse(&head)?;
     refuse_too_large(worker, &body)?;
-    worker.claim(guard, headers::host(&head), head.uri.path())?;
+    worker.claim(guard, headers::host(&head), headers::path(&head))?;
 
     let trusted = worker.trusts(conn.peer.ip());
     let sender = Sender { address: conn.peer.ip(), text: &conn.ip, trusted };
@@ -99,7 +99,7 @@ async fn send(
     tracing::debug!(reason = failure.reason.label(), "sending a request again: {failure}");
     guard.retries();
     // The color may have changed since.
-    worker.claim(guard, headers::host(&again), again.uri.path())?;
+    worker.claim(guard, headers::host(&again), headers::path(&again))?;
     try_once(guard, again, upload, false).await.map_err(|unanswered| unanswered.failure)
 }
 

@@ -8,6 +8,7 @@ use http::{Method, Version, request, response};
 
 use super::error::Reason;
 
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -52,7 +53,11 @@ pub fn refuse(head: &request::Parts) -> Result<(), Reason> {
 fn refuse_target(head: &request::Parts) -> Result<(), Reason> {
     let uri = &head.uri;
     let valid = match (uri.scheme_str(), uri.authority()) {
-        (None, None) => uri.path().starts_with('/') || (uri.path() == "*" && head.method == Method::OPTIONS),
+        // Not `path()`, which reads a missing path as `/`.
+        (None, None) => match uri.path_and_query().map_or("", PathAndQuery::as_str) {
+            "*" => head.method == Method::OPTIONS,
+            target => target.starts_with('/'),
+        },
         (Some("http" | "https"), Some(authority)) => is_host(authority.as_str().as_bytes()),
         _ => false,
     };
@@ -96,6 +101,14 @@ pub fn host(head: &request::Parts) -> &str {
     match head.uri.authority() {
         Some(authority) => authority.as_str(),
         None => head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or(""),
+    }
+}
+
+/// The path a request is routed by: `*` is about all of the host.
+pub fn path(head: &request::Parts) -> &str {
+    match head.uri.path() {
+        "*" => "/",
+        path => path,
     }
 }
 
@@ -180,6 +193,8 @@ fn strip_request(headers: &mut HeaderMap, trusted: bool) {
 fn is_hop_by_hop(name: &HeaderName) -> bool {
     [
         header::CONNECTION,
+        // Goes with `Upgrade: h2c`; also where Connection, against the rules, does not name it.
+        HTTP2_SETTINGS,
         KEEP_ALIVE,
         PROXY_CONNECTION,
         header::PROXY_AUTHORIZATION,
