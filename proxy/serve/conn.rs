@@ -14,8 +14,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use http::HeaderValue;
-use hyper::body::Body as _;
+use http::{HeaderValue, Version};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -30,8 +29,8 @@ use super::worker::Worker;
 /// hyper's buffers may grow to this, per connection and direction.
 const BUFFER: usize = 64 * 1024;
 
-/// After an answer that came before the request was read, the client gets this long and this many bytes to notice:
-/// closing at once would reset the connection and take the answer with it (RFC 9112, section 9.6).
+/// After the last answer the client gets this long and this many bytes to notice: closing while it still sends would
+/// reset the connection and take the answer with it (RFC 9112, section 9.6).
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1024 * 1024;
 
@@ -53,8 +52,12 @@ pub struct Conn {
     waker: RefCell<Option<Waker>>,
     /// The status of hyper's own answer, which we kept from the client.
     muted: Cell<Option<u16>>,
-    /// The current request's body has not been read to its end.
-    unread: Cell<bool>,
+    /// The client has closed its side.
+    left: Cell<bool>,
+    /// The current request is HTTP/1.0, whose answers may end with the connection.
+    old: Cell<bool>,
+    /// An answer broke off.
+    broken: Cell<bool>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +96,9 @@ impl Conn {
             order: Cell::new(None),
             waker: RefCell::default(),
             muted: Cell::new(None),
-            unread: Cell::new(false),
+            left: Cell::new(false),
+            old: Cell::new(false),
+            broken: Cell::new(false),
         }
     }
 
@@ -108,9 +113,9 @@ impl Conn {
         self.busy.set(self.busy.get().saturating_sub(1));
     }
 
-    /// The current request's body ended.
-    pub fn read_to_end(&self) {
-        self.unread.set(false);
+    /// An answer that had begun will not be completed.
+    pub fn breaks_off(&self) {
+        self.broken.set(true);
     }
 
     /// A request's last frame is with hyper.
@@ -178,20 +183,30 @@ impl Conn {
     }
 }
 
+/// A connection's place among the worker's, given up on whatever way it ends.
+struct Place<'w> {
+    worker: &'w Worker,
+    key: usize,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.worker.disconnect(self.key);
+    }
+}
+
 /// Carries one client connection from accept to close.
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     let conn = Rc::new(Conn::new(peer, worker.now()));
-    let key = worker.connect(conn.clone());
-    let ended = speak(&worker, &conn, stream).await;
+    let _place = Place { worker: &worker, key: worker.connect(conn.clone()) };
+    let (stream, parting) = speak(&worker, &conn, stream).await;
     // A request whose last bytes will never leave; it also holds the connection that holds it.
     drop(conn.flushing.take());
-    if let Some((stream, parting)) = ended {
-        part(&worker, stream, parting).await;
-    }
-    worker.disconnect(key);
+    part(&worker, stream, parting).await;
 }
 
 /// What is left to do when HTTP is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Parting {
     /// Nothing.
     Close,
@@ -199,13 +214,15 @@ enum Parting {
     Linger,
     /// Answer this, then let the client read it.
     Refuse(Reason),
+    /// Make sure that the client does not take a broken answer for a whole one.
+    Reset,
 }
 
-/// Speaks HTTP until it is over. None when the connection has to be dropped as it is.
-async fn speak(worker: &Rc<Worker>, conn: &Rc<Conn>, stream: TcpStream) -> Option<(TcpStream, Parting)> {
+/// Speaks HTTP until it is over.
+async fn speak(worker: &Rc<Worker>, conn: &Rc<Conn>, stream: TcpStream) -> (TcpStream, Parting) {
     let io = TokioIo::new(Io { stream, conn: conn.clone(), worker: worker.clone() });
     let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
-        conn.unread.set(!request.body().is_end_stream());
+        conn.old.set(request.version() == Version::HTTP_10);
         async move { Ok::<_, Infallible>(forward::forward(worker, conn, request).await) }
     });
     let header_size = worker.limits().header_size;
@@ -213,19 +230,29 @@ async fn speak(worker: &Rc<Worker>, conn: &Rc<Conn>, stream: TcpStream) -> Optio
         .max_buf_size(BUFFER.max(header_size))
         .max_header_size(header_size)
         .serve_connection(io, service);
-    let ended = poll_fn(|cx| {
+    let parting = poll_fn(|cx| {
         conn.remember(cx);
         match conn.order.take() {
-            Some(Order::Abort) => return Poll::Ready(None),
-            Some(Order::Refuse(reason)) => return Poll::Ready(Some(Parting::Refuse(reason))),
+            Some(Order::Abort) => return Poll::Ready(Parting::Close),
+            Some(Order::Refuse(reason)) => return Poll::Ready(Parting::Refuse(reason)),
+            // Between two requests there is no answer that could be lost.
+            Some(Order::Retire) if conn.busy.get() == 0 => return Poll::Ready(Parting::Close),
             Some(Order::Retire) => Pin::new(&mut http).graceful_shutdown(),
             None => {}
         }
         // `Io` ignores hyper's shutdown of the socket: how to part is decided here.
-        Pin::new(&mut http).poll(cx).map(|result| Some(conn.parting(result)))
+        Pin::new(&mut http).poll(cx).map(|result| conn.parting(result))
     })
-    .await?;
-    Some((http.into_parts().io.into_inner().stream, ended))
+    .await;
+    // Ends what was still going on.
+    let http = http.into_parts();
+    let stream = http.io.into_inner().stream;
+    if conn.broken.get() && conn.old.get() {
+        return (stream, Parting::Reset);
+    }
+    // hyper leaves this one unanswered, and its bytes with us.
+    let is_http2 = parting == Parting::Linger && http.read_buf.starts_with(b"PRI * HTTP/2.0");
+    (stream, if is_http2 { Parting::Refuse(Reason::HeadMalformed) } else { parting })
 }
 
 impl Conn {
@@ -240,8 +267,9 @@ impl Conn {
                 tracing::debug!(client = %self.peer, "client connection ended: {error}");
                 Parting::Close
             }
-            Ok(()) if self.unread.get() => Parting::Linger,
-            Ok(()) => Parting::Close,
+            Ok(()) if self.left.get() => Parting::Close,
+            // The client may be sending: the rest of a body, or a next request.
+            Ok(()) => Parting::Linger,
         }
     }
 }
@@ -254,7 +282,12 @@ async fn part(worker: &Worker, mut stream: TcpStream, parting: Parting) {
         // A client that does not even take a refusal is not owed one.
         let _unwilling = tokio::time::timeout(LINGER, stream.write_all(&answer)).await;
     }
-    if !matches!(parting, Parting::Close) && stream.shutdown().await.is_ok() {
+    if parting == Parting::Reset {
+        let reset = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        debug_assert!(reset.is_ok(), "a socket that cannot be reset: {reset:?}");
+        return;
+    }
+    if parting != Parting::Close && stream.shutdown().await.is_ok() {
         let drained = async {
             let mut sink = [0; 4096];
             let mut left = LINGER_BYTES;
@@ -296,6 +329,8 @@ impl AsyncRead for Io {
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
             self.conn.arrived(self.worker.now());
+        } else if matches!(result, Poll::Ready(Ok(()))) {
+            self.conn.left.set(true);
         }
         result
     }

@@ -233,7 +233,6 @@ impl Flight {
     /// The request's body is complete.
     pub fn uploaded(&self) {
         self.upload.set(Side::Nobody);
-        self.conn.read_to_end();
     }
 
     /// Bytes of the answer's body passed.
@@ -321,6 +320,9 @@ impl Flight {
         self.conn.ends();
         let reason = self.verdict.get().or(reason);
         self.reason.set(reason);
+        if reason.is_some() && self.head_at.get().is_some() {
+            self.conn.breaks_off();
+        }
         let lane = self.lane();
         if let Hold::Request(claim) = self.hold.replace(Hold::Nothing) {
             claim.end(if reason.is_none() { End::Finished } else { End::Failed });
