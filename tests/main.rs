@@ -10,6 +10,8 @@ mod harness_tests;
 
 // The status page, as a person sees it in a browser.
 mod page;
+// What hostile and odd requests get, and what of them a backend sees.
+mod hostile;
 
 // The main promise, once through all of it.
 mod smoke;

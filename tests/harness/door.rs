@@ -365,6 +365,22 @@ impl Door {
         Metrics::parse(&answer.text())
     }
 
+    /// Waits until it is at rest, which the end of every client must bring: no connection, request or stream is open,
+    /// and the books balance. Returns the metrics then.
+    #[track_caller]
+    pub(crate) fn quiet(&self) -> Metrics {
+        super::wait_for("the door to be at rest", DEADLINE, || {
+            let metrics = self.metrics();
+            let of = |name: &str| metrics.sum(name, &[]);
+            let open = ["bgproxy_connections_open", "bgproxy_requests_in_flight", "bgproxy_streams_open"];
+            if let Some(name) = open.into_iter().find(|name| of(name) != 0.0) {
+                return Err(format!("{name} is {}", of(name)));
+            }
+            let (claimed, ended) = (of("bgproxy_claims_total"), of("bgproxy_claims_ended_total"));
+            if claimed == ended { Ok(metrics) } else { Err(format!("{claimed} claims, {ended} ended")) }
+        })
+    }
+
     /// Runs `bgctl` against it, without a terminal.
     #[track_caller]
     pub(crate) fn bgctl(&self, args: &[&str]) -> Output {

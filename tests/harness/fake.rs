@@ -3,6 +3,7 @@
 //! The constructors are named after what the backend does; [`Fake::scripted`] is the general one. Dropping a fake is a
 //! `kill -9`: connections end, the socket file stays.
 
+use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,8 +33,12 @@ pub(crate) enum Act {
     Stay,
     /// Sends these bytes.
     Say(Vec<u8>),
+    /// Answers 200 with the request line that was read last as the body.
+    Echo,
     /// Sends these bytes one by one.
     SaySlowly(Vec<u8>, Duration),
+    /// Sends bytes until the other side takes no more, or has closed.
+    Flood,
     /// Waits until there are bytes that it has not read: closing now is a reset, on a unix socket too.
     AwaitUnread,
     /// Waits for [`Fake::go`].
@@ -79,6 +84,8 @@ pub(crate) struct Heard {
     pub(crate) bytes: Vec<u8>,
     /// How many heads or requests the script has read from them.
     pub(crate) requests: usize,
+    /// How many bytes of a [`Act::Flood`] the other side took.
+    pub(crate) said: u64,
     /// The connection has ended, or the script has.
     pub(crate) ended: bool,
 }
@@ -137,6 +144,11 @@ impl Fake {
     pub(crate) fn answers_after(at: impl Into<Target>, count: usize, bytes: impl AsRef<[u8]>) -> Fake {
         let bytes = bytes.as_ref().to_vec();
         Fake::scripted(at, move |_| vec![Act::Read(count), Act::Say(bytes.clone()), Act::Stay])
+    }
+
+    /// Answers every request with its own request line.
+    pub(crate) fn echoes(at: impl Into<Target>) -> Fake {
+        Fake::scripted(at, |_| vec![Act::ReadRequest, Act::Echo, Act::Repeat])
     }
 
     /// Accepts and closes.
@@ -352,7 +364,7 @@ fn accept(listener: &Socket, shared: &Arc<Shared>, script: &(impl Fn(usize) -> V
                 heard.len() - 1
             };
             scope.spawn(move || {
-                let _ = Player { socket, shared, number }.play(&script(number));
+                let _ = Player { socket, shared, number, line: RefCell::default() }.play(&script(number));
                 shared.heard.lock().expect("no panic")[number].ended = true;
             });
         }
@@ -368,6 +380,8 @@ struct Player<'a> {
     socket: Arc<Socket>,
     shared: &'a Shared,
     number: usize,
+    /// The request line read last.
+    line: RefCell<String>,
 }
 
 impl Player<'_> {
@@ -381,6 +395,21 @@ impl Player<'_> {
                 Act::Read(count) => self.read(*count)?,
                 Act::Stay => while self.read(1).is_some() {},
                 Act::Say(bytes) => (&*self.socket).write_all(bytes).ok()?,
+                Act::Echo => {
+                    let line = self.line.borrow();
+                    let mut answer = ok(&line);
+                    if line.starts_with("HEAD ") {
+                        answer.truncate(answer.len() - line.len());
+                    }
+                    (&*self.socket).write_all(&answer).ok()?;
+                }
+                Act::Flood => {
+                    let block = [b'x'; BLOCK];
+                    loop {
+                        let said = (&*self.socket).write(&block).ok()?;
+                        self.heard(|heard| heard.said += said as u64);
+                    }
+                }
                 Act::SaySlowly(bytes, pause) => {
                     for byte in bytes {
                         (&*self.socket).write_all(&[*byte]).ok()?;
@@ -397,7 +426,9 @@ impl Player<'_> {
     }
 
     fn read_request(&self) -> Option<()> {
-        let head = self.read_until(b"\r\n\r\n")?.to_ascii_lowercase();
+        let head = self.read_until(b"\r\n\r\n")?;
+        *self.line.borrow_mut() = head.split("\r\n").next().unwrap_or_default().to_owned();
+        let head = head.to_ascii_lowercase();
         let value = |name: &str| {
             let line = head.split("\r\n").find(|line| line.starts_with(name))?;
             Some(line[name.len()..].trim().to_owned())

@@ -1,0 +1,266 @@
+//! What do hostile and odd requests get, and what does a backend see of them? Each case of the corpus is sent through
+//! a door; what came of it is one line of a table that people review. Whatever the line says, this always holds: what
+//! the backend was sent can be cut into requests in one way only, and those are the requests that the client was
+//! answered, in their order.
+
+mod corpus;
+mod strict;
+
+use std::fmt::Write as _;
+
+use corpus::{Case, cases};
+use strict::{Request, cut};
+
+use crate::harness::raw::{Failure, Response, request};
+use crate::harness::{Door, Fake, Raw, temp_dir};
+
+/// Behind every case: answered only by a door that still trusts the connection.
+const LAST: &[u8] = b"GET /last HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// How many doors work through the corpus side by side.
+const DOORS: usize = 4;
+
+/// How a case's bytes are sent.
+#[derive(Clone, Copy, PartialEq)]
+enum Pace {
+    AtOnce,
+    ByteByByte,
+}
+
+/// What came of one case.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    name: String,
+    /// Statuses in their order, with the reason of the door's own ones, and whether the connection went on.
+    client: String,
+    /// The requests in their order, each as much as frames it.
+    backend: String,
+    fate: Fate,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fate {
+    /// No backend ever saw the whole of it.
+    Refused,
+    /// What a backend saw says the same in other, plainer bytes.
+    Normalized,
+    /// Request line, headers, framing and body are as the client sent them.
+    Forwarded,
+}
+
+#[test]
+fn hostile_requests_are_refused_or_reach_the_backend_in_one_form_only() {
+    let cases = cases();
+    let outcomes = run(&cases, Pace::AtOnce);
+    let count = |fate| outcomes.iter().filter(|outcome| outcome.fate == fate).count();
+    let mut table = format!(
+        "{} cases: {} refused, {} normalized, {} forwarded as they are\n\n",
+        outcomes.len(),
+        count(Fate::Refused),
+        count(Fate::Normalized),
+        count(Fate::Forwarded),
+    );
+    for Outcome { name, client, backend, fate } in &outcomes {
+        writeln!(table, "{name}\n    {fate:?}: {client}").unwrap();
+        if !backend.is_empty() {
+            writeln!(table, "    {backend}").unwrap();
+        }
+    }
+    insta::assert_snapshot!(table);
+}
+
+#[test]
+fn hostile_requests_that_come_byte_by_byte_fare_the_same() {
+    // The large ones would take their time and tell nothing new.
+    let cases: Vec<Case> = cases().into_iter().filter(|case| case.bytes.len() < 500).collect();
+    let differing: Vec<_> = run(&cases, Pace::AtOnce)
+        .into_iter()
+        .zip(run(&cases, Pace::ByteByByte))
+        .filter(|(at_once, bytewise)| at_once != bytewise)
+        .collect();
+    assert!(differing.is_empty(), "{differing:#?}");
+}
+
+#[test]
+fn a_connection_without_a_request_costs_nothing_and_is_told_nothing() {
+    let dir = temp_dir();
+    let blue = Fake::echoes(dir.path().join("blue"));
+    let door = Door::builder().color("blue", blue.address()).start();
+    for bytes in ["", "\r\n", "\r\n\r\n", "G", "GET / HTTP/1.1\r\nHost: a\r\n"] {
+        let mut client = door.connect();
+        let rest = client.send(bytes).finish_sending().rest();
+        assert!(rest.bytes.is_empty() && !rest.reset, "{bytes:?}: {rest:?}");
+    }
+    door.quiet();
+    assert!(blue.heard().is_empty());
+}
+
+/// Sends every case, side by side in as many doors as [`DOORS`], and checks what must hold of each.
+fn run(cases: &[Case], pace: Pace) -> Vec<Outcome> {
+    let share = cases.len().div_ceil(DOORS);
+    std::thread::scope(|scope| {
+        let bench = |cases| scope.spawn(move || Bench::start().run(cases, pace));
+        let threads: Vec<_> = cases.chunks(share).map(bench).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("outcomes")).collect()
+    })
+}
+
+/// A door before a backend that answers each request with its request line.
+struct Bench {
+    door: Door,
+    blue: Fake,
+    /// How many bytes of each backend connection earlier cases account for.
+    known: Vec<usize>,
+    _dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn start() -> Bench {
+        let dir = temp_dir();
+        let blue = Fake::echoes(dir.path().join("blue"));
+        // One worker, so that all share one backend connection where they can; and who waits for more than a client
+        // sends soon says so.
+        let door = Door::builder().color("blue", blue.address()).set("workers", 1);
+        let door = door.set("limits.header_time", "300ms").set("service.portal.timeouts.idle", "300ms").start();
+        Bench { door, blue, known: Vec::new(), _dir: dir }
+    }
+
+    fn run(mut self, cases: &[Case], pace: Pace) -> Vec<Outcome> {
+        let outcomes = cases.iter().map(|case| self.send(case, pace)).collect();
+        for heard in self.blue.heard() {
+            cut(&heard.bytes).unwrap_or_else(|why| panic!("a backend connection, all cases together: {why}"));
+        }
+        outcomes
+    }
+
+    fn send(&mut self, case: &Case, pace: Pace) -> Outcome {
+        let (answers, end) = ask(&self.door, case, pace);
+        let seen = self.seen(&case.name);
+        check(&case.name, &answers, &seen);
+        let mut client: Vec<String> = answers.iter().map(shown_answer).collect();
+        let kept = answers.last().is_some_and(is_last);
+        if kept {
+            client.pop();
+        }
+        client.push(if kept { "kept".to_owned() } else { end });
+        let seen: Vec<Request> = seen.into_iter().filter(|request| !is_to_last(request)).collect();
+        let backend: Vec<String> = seen.iter().map(shown).collect();
+        let first = seen.first();
+        let fate = match first {
+            None => Fate::Refused,
+            Some(first) if is_as_sent(first, &case.bytes) => Fate::Forwarded,
+            Some(_) => Fate::Normalized,
+        };
+        Outcome { name: case.name.clone(), client: client.join(", "), backend: backend.join(" + "), fate }
+    }
+
+    /// The whole requests that the backend was sent since the last look.
+    fn seen(&mut self, name: &str) -> Vec<Request> {
+        self.door.quiet();
+        // When this is answered, whatever went before it over the same connection has been heard; all others end.
+        let fence = Raw::ask(self.door.addr(), &request("GET", "/fence", &[("Connection", "close")], b""));
+        assert_eq!(fence.text(), "GET /fence HTTP/1.1", "{name}");
+        let heard = crate::harness::wait_for("abandoned backend connections to end", crate::harness::DEADLINE, || {
+            let heard = self.blue.heard();
+            let open = heard.iter().filter(|heard| !heard.ended).count();
+            if open <= 1 { Ok(heard) } else { Err(format!("{open} are open")) }
+        });
+        self.known.resize(heard.len(), 0);
+        let new = heard.iter().zip(&mut self.known).flat_map(|(heard, known)| {
+            let from = std::mem::replace(known, heard.bytes.len());
+            let cut = cut(&heard.bytes[from..]).unwrap_or_else(|why| panic!("{name}: the backend was sent a {why}"));
+            assert!(!cut.partial || heard.ended, "{name}: a connection is kept in the middle of a request");
+            cut.requests
+        });
+        new.filter(|request| !request.line.contains("/fence")).collect()
+    }
+}
+
+/// Sends a case and what follows it; the answers, and how the connection ended.
+fn ask(door: &Door, case: &Case, pace: Pace) -> (Vec<Response>, String) {
+    let bytes = [&case.bytes, LAST].concat();
+    let mut raw = door.connect();
+    // A door that has refused need not read to the end.
+    let _ = match pace {
+        Pace::AtOnce => raw.try_send(&bytes),
+        Pace::ByteByByte => bytes.iter().try_for_each(|byte| raw.try_send([*byte])),
+    };
+    let mut answers: Vec<Response> = Vec::new();
+    loop {
+        let is_head = answers.is_empty() && case.bytes.starts_with(b"HEAD ");
+        match if is_head { raw.try_response_to_head() } else { raw.try_response() } {
+            Ok(answer) => answers.push(answer),
+            Err(Failure::Closed(rest)) if rest.is_empty() => return (answers, "closed".into()),
+            Err(Failure::Reset(rest)) if rest.is_empty() => return (answers, "reset".into()),
+            Err(why) => panic!("{}: after {} answers: {why}", case.name, answers.len()),
+        }
+        if answers.last().is_some_and(is_last) {
+            return (answers, String::new());
+        }
+    }
+}
+
+/// The backend's answers are to the requests that it was sent, in their order, and nothing smuggled is among them.
+fn check(name: &str, answers: &[Response], seen: &[Request]) {
+    let answered: Vec<&Response> = answers.iter().filter(|answer| answer.header("proxy-status").is_none()).collect();
+    let lines: Vec<&String> = seen.iter().map(|request| &request.line).collect();
+    let texts: Vec<String> = answered.iter().map(|answer| answer.text()).collect();
+    assert_eq!(seen.len(), answered.len(), "{name}: the backend saw {lines:?}, the client {texts:?}");
+    for (sent, answered) in seen.iter().zip(answered) {
+        assert_eq!(answered.status, 200, "{name}");
+        assert!(!sent.line.contains("/smuggled"), "{name}: what was smuggled has arrived");
+        let to_head = sent.line.starts_with("HEAD ");
+        assert!(to_head || sent.line == answered.text(), "{name}: {} was answered {}", sent.line, answered.text());
+    }
+    let refusal = answers.iter().position(|answer| answer.header("proxy-status").is_some());
+    let all: Vec<String> = answers.iter().map(shown_answer).collect();
+    assert!(refusal.is_none_or(|at| at + 1 == answers.len()), "{name}: an answer behind a refusal: {all:?}");
+}
+
+/// The answer to what follows a case, also when the case took part of it for its own.
+fn is_last(answer: &Response) -> bool {
+    answer.text().ends_with("GET /last HTTP/1.1")
+}
+
+fn is_to_last(request: &Request) -> bool {
+    request.line == "GET /last HTTP/1.1"
+}
+
+fn shown_answer(answer: &Response) -> String {
+    let interim: String = answer.interim.iter().map(|head| format!("{}, ", head.status)).collect();
+    match answer.header("proxy-status").and_then(|status| status.split('"').nth(1)) {
+        Some(reason) => format!("{interim}{} {reason}", answer.status),
+        None => format!("{interim}{}", answer.status),
+    }
+}
+
+/// A request as much as frames and routes it.
+fn shown(request: &Request) -> String {
+    let mut line = request.line.clone();
+    if line.len() > 100 {
+        line = format!("{}.. {} bytes", &line[..30], line.len());
+    }
+    let value = |name: &str| {
+        let field = request.fields.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+        field.map(|(_, value)| value.escape_ascii().to_string())
+    };
+    let host = value("host").map_or("no host".into(), |host| format!("host {host}"));
+    let body = match request.body.len() {
+        0 if !request.chunked => String::new(),
+        length => format!(", {} {length}", if request.chunked { "chunked" } else { "sized" }),
+    };
+    let trailers: String = request.trailers.iter().map(|(name, _)| format!(", trailer {name}")).collect();
+    format!("{} ({host}{body}{trailers})", line.escape_default())
+}
+
+/// Whether this is the request that the client sent, byte for byte but for the case of header names, their order and
+/// the headers that a proxy adds or must take off.
+fn is_as_sent(request: &Request, sent: &[u8]) -> bool {
+    let Ok(Some(sent)) = cut(sent).map(|cut| cut.requests.into_iter().next()) else { return false };
+    let has = |field: &(String, Vec<u8>)| {
+        request.fields.iter().any(|(name, value)| name.eq_ignore_ascii_case(&field.0) && *value == field.1)
+    };
+    sent.line == request.line
+        && sent.fields.iter().all(has)
+        && (sent.chunked, &sent.body, &sent.trailers) == (request.chunked, &request.body, &request.trailers)
+}
