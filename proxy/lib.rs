@@ -20,7 +20,7 @@ pub mod run;
 pub mod serve;
 pub mod table;
 
-pub use run::{Options, run};
+pub use run::{Hint, Options, run};
 
 /// Version and commit, as `--version` prints them.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BGPROXY_COMMIT"), ")");

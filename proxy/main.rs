@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use bgproxy::control::demo::{self, Ports};
 use bgproxy::control::report::About;
-use bgproxy::{Options, VERSION};
+use bgproxy::{Hint, Options, VERSION};
 use bgproxy_conf::{Color, Config, ConfigError, DEFAULT_PATH, Log, LogFormat};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -68,17 +68,26 @@ fn main() -> ExitCode {
     match run(Arguments::parse()) {
         Ok(code) => code,
         Err(error) => {
-            let text = match error.downcast_ref::<ConfigError>() {
-                // It has a form of its own, with the line and the spot.
-                Some(fault) if paints(&std::io::stderr()) => fault.colored(),
-                Some(fault) => fault.to_string(),
-                None => format!("error: {error:#}"),
-            };
             // The last words, when even standard error is gone.
-            let _unheard = writeln!(std::io::stderr(), "{}", text.trim_end());
+            let _unheard = writeln!(std::io::stderr(), "{}", tell(&error).trim_end());
             ExitCode::FAILURE
         }
     }
+}
+
+/// What is wrong, why, and what to do.
+fn tell(error: &anyhow::Error) -> String {
+    match error.downcast_ref::<ConfigError>() {
+        // It has a form of its own, with the line and the spot.
+        Some(fault) if paints(&std::io::stderr()) => return fault.colored(),
+        Some(fault) => return fault.to_string(),
+        None => {}
+    }
+    let hint = error.downcast_ref::<Hint>();
+    // The hint was put around the error, and is told after it.
+    let causes: Vec<String> = error.chain().skip(usize::from(hint.is_some())).map(ToString::to_string).collect();
+    let hint = hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+    format!("error: {}{hint}", causes.join(": "))
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {

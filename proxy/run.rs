@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use arc_swap::ArcSwap;
 use bgproxy_conf::{Color, Config};
 use tokio::net::{TcpListener, UnixListener};
@@ -55,6 +55,16 @@ pub struct Options {
     pub assume_live: Option<Color>,
     /// Called once, when the door is open, with the addresses really taken.
     pub opened: Box<dyn FnOnce(&About)>,
+}
+
+/// What to do about an error, for a line of its own below it.
+#[derive(Debug)]
+pub struct Hint(pub String);
+
+impl std::fmt::Display for Hint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// Runs the front door until a signal ends it.
@@ -208,18 +218,18 @@ fn bind_admin(config: &Config) -> anyhow::Result<std::net::TcpListener> {
 /// What the kernel said about an address, and what to do.
 fn refused(error: io::Error, doing: &str, address: std::net::SocketAddr, key: &str) -> anyhow::Error {
     let port = address.port();
-    let help = match error.kind() {
+    let hint = match error.kind() {
         io::ErrorKind::AddrInUse => {
-            format!("another program has the port: find it with `ss -ltnp 'sport = :{port}'`, or change {key}")
+            format!("find the program that has the port with `ss -ltnp 'sport = :{port}'`, or change {key}")
         }
         io::ErrorKind::PermissionDenied => format!(
-            "ports below 1024 need a permission: `setcap cap_net_bind_service=+ep $(command -v bgproxy)`, \
-             `AmbientCapabilities=CAP_NET_BIND_SERVICE` in the unit, or another port in {key}"
+            "ports below 1024 need a permission, by `setcap cap_net_bind_service=+ep $(command -v bgproxy)`, \
+             `AmbientCapabilities=CAP_NET_BIND_SERVICE` in the unit; or choose another port in {key}"
         ),
-        io::ErrorKind::AddrNotAvailable => format!("this host has no such address: see `ip address`, and {key}"),
+        io::ErrorKind::AddrNotAvailable => format!("`ip address` shows the addresses of this host; see {key}"),
         _ => format!("see {key}"),
     };
-    anyhow::Error::new(error).context(format!("cannot {doing} {address}: {help}"))
+    anyhow::Error::new(error).context(format!("cannot {doing} {address}")).context(Hint(hint))
 }
 
 /// The control socket, ours until it is removed.
@@ -232,31 +242,33 @@ struct ControlSocket {
 
 /// Binds the control socket under another name and renames it, so that there is never a moment without one.
 fn bind_control(path: &Path) -> anyhow::Result<ControlSocket> {
-    let help = |doing: &str| format!("cannot {doing} the control socket {}", path.display());
+    let what = |doing: &str| format!("cannot {doing} the control socket {}", path.display());
+    let hint = |text: &str| Hint(text.to_owned());
     if let Some(dir) = path.parent()
         && !dir.exists()
     {
         // Below /run nothing survives a reboot; everything else is the operator's to make.
         std::fs::create_dir(dir)
-            .with_context(|| format!("{}: make its directory with `install -d {}`", help("create"), dir.display()))?;
+            .with_context(|| what("create"))
+            .with_context(|| hint(&format!("make its directory with `install -d {}`", dir.display())))?;
     }
     match std::fs::symlink_metadata(path) {
         Ok(file) if !file.file_type().is_socket() => {
-            bail!("{}: something else is there; remove it or change `control.socket`", help("create"))
+            return Err(anyhow!("{}: a file is there that is no socket", what("create"))
+                .context(hint("remove it, or change `control.socket`")));
         }
         Ok(_) => match UnixStream::connect(path) {
-            Ok(running) => bail!(
-                "{}: a running bgproxy{} serves it; stop that one, or give this one its own `control.socket`",
-                help("take"),
-                pid_of(running)
-            ),
+            Ok(running) => {
+                let fault = anyhow!("{}: a running bgproxy{} serves it", what("take"), pid_of(running));
+                return Err(fault.context(hint("stop that one, or give this one a `control.socket` of its own")));
+            }
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 tracing::info!(path = %path.display(), "replacing a control socket that nobody serves");
             }
-            Err(error) => return Err(error).with_context(|| help("look at")),
+            Err(error) => return Err(error).with_context(|| what("look at")),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).with_context(|| help("look at")),
+        Err(error) => return Err(error).with_context(|| what("look at")),
     }
     let mut temp = path.as_os_str().to_owned();
     temp.push(".new");
@@ -264,7 +276,7 @@ fn bind_control(path: &Path) -> anyhow::Result<ControlSocket> {
     if let Err(error) = std::fs::remove_file(&temp)
         && error.kind() != io::ErrorKind::NotFound
     {
-        return Err(error).with_context(|| help("create"));
+        return Err(error).with_context(|| what("create"));
     }
     let bound = || -> io::Result<ControlSocket> {
         let listener = std::os::unix::net::UnixListener::bind(&temp)?;
@@ -276,7 +288,7 @@ fn bind_control(path: &Path) -> anyhow::Result<ControlSocket> {
         let file = std::fs::symlink_metadata(path)?;
         Ok(ControlSocket { path: path.to_owned(), listener, inode: (file.dev(), file.ino()) })
     };
-    bound().with_context(|| format!("{}: see `control.socket`", help("create")))
+    bound().with_context(|| what("create")).with_context(|| hint("see `control.socket`"))
 }
 
 fn pid_of(running: UnixStream) -> String {

@@ -77,7 +77,7 @@ pub struct Store {
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// There is no such directory.
-    #[error("state directory `{dir}` does not exist; create it: install -d -o bgproxy {dir}", dir = dir.display())]
+    #[error("state directory `{dir}` does not exist; create it with `install -d -o bgproxy {dir}`", dir = dir.display())]
     Missing {
         /// The directory.
         dir: PathBuf,
@@ -89,7 +89,7 @@ pub enum StateError {
         dir: PathBuf,
     },
     /// We may not write there.
-    #[error("state directory `{dir}` is not writable; give it to the user that bgproxy runs as: chown bgproxy {dir}", dir = dir.display())]
+    #[error("cannot write to the state directory `{dir}`, which must belong to the user that bgproxy runs as (`chown bgproxy {dir}`)", dir = dir.display())]
     NotWritable {
         /// The directory.
         dir: PathBuf,

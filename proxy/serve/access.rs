@@ -56,7 +56,7 @@ pub struct Losses {
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
     /// The file cannot be opened for appending.
-    #[error("cannot open the access log `{}`: its directory must exist and be writable, or set `log.access = \"off\"`", path.display())]
+    #[error("cannot open the access log `{}`, whose directory must exist and be writable (`log.access`)", path.display())]
     File {
         /// Its path.
         path: PathBuf,

@@ -367,7 +367,7 @@ fn an_unusable_directory_says_what_to_do() {
     let error = Store::open(&missing).expect_err("missing");
     assert_eq!(
         told(&error),
-        format!("state directory `{0}` does not exist; create it: install -d -o bgproxy {0}", missing.display())
+        format!("state directory `{0}` does not exist; create it with `install -d -o bgproxy {0}`", missing.display())
     );
     dir.put("file", "");
     let error = Store::open(&dir.path("file")).expect_err("a file");
