@@ -146,7 +146,10 @@ fn filter(log: &Log) -> anyhow::Result<EnvFilter> {
 }
 
 fn start_logging(log: &Log) -> anyhow::Result<()> {
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter(log)?).with_writer(std::io::stderr);
+    // Its own complaint about a log that takes no more (a full disk, a closed pipe) would go to the same place, and the
+    // failure of that is a panic.
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter(log)?).with_writer(std::io::stderr).log_internal_errors(false);
     match log.format {
         LogFormat::Plain => {
             subscriber.with_ansi(paints(&std::io::stderr())).with_target(false).init();
