@@ -101,17 +101,18 @@ impl Builder {
     /// Starts it in the belief that it ends by itself; its exit code and what it said.
     #[track_caller]
     pub(crate) fn start_expecting_failure(self) -> Output {
-        let door = self.door();
-        Output::of(&mut door.command(), door.dir())
+        self.door().start_expecting_failure()
     }
 
-    fn door(self) -> Door {
+    /// A door that has not been started.
+    pub(crate) fn door(self) -> Door {
         let config = self.render();
         let door = Door {
             dir: self.dir,
             settings: self.settings,
             env: self.env,
             under: self.under,
+            args: Vec::new(),
             process: None,
             taken: None,
         };
@@ -126,6 +127,7 @@ pub(crate) struct Door {
     settings: BTreeMap<String, Value>,
     env: Vec<(String, String)>,
     under: Vec<String>,
+    args: Vec<String>,
     process: Option<Process>,
     /// The ports it took, as it says itself.
     taken: Option<(SocketAddr, SocketAddr)>,
@@ -174,6 +176,11 @@ impl Door {
 
     pub(crate) fn state_dir(&self) -> PathBuf {
         self.dir().join("state")
+    }
+
+    /// The newest record of service `portal`, or the one before it with `.previous`.
+    pub(crate) fn state_file(&self, suffix: &str) -> PathBuf {
+        self.state_dir().join(format!("portal.json{suffix}"))
     }
 
     pub(crate) fn access_log(&self) -> PathBuf {
@@ -261,6 +268,17 @@ impl Door {
     pub(crate) fn set_env(&mut self, key: &str, value: Option<&str>) {
         self.env.retain(|(name, _)| name != key);
         self.env.extend(value.map(|value| (key.to_owned(), value.to_owned())));
+    }
+
+    /// Arguments for the next starts, such as `--assume-live`.
+    pub(crate) fn set_args(&mut self, args: &[&str]) {
+        self.args = args.iter().map(ToString::to_string).collect();
+    }
+
+    /// Starts it in the belief that it ends by itself; what it said.
+    #[track_caller]
+    pub(crate) fn start_expecting_failure(&self) -> Output {
+        Output::of(&mut self.command(), self.dir())
     }
 
     /// Changes a key and replaces the configuration file, as an editor does: by rename.
@@ -387,6 +405,13 @@ impl Door {
         Output::of(&mut self.bgctl_command(args), self.dir())
     }
 
+    /// Runs `bgproxy` with these arguments in its own directory.
+    #[track_caller]
+    pub(crate) fn bgproxy(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(BGPROXY);
+        Output::of(command.args(args).current_dir(self.dir()).env_remove("BGPROXY_LOG"), self.dir())
+    }
+
     /// Runs `bgctl` on a terminal of 80 columns; what it shows there is `stdout`.
     #[track_caller]
     pub(crate) fn bgctl_on_terminal(&self, args: &[&str]) -> Output {
@@ -415,7 +440,12 @@ impl Door {
         };
         // A developer's own setting would change what the tests read in the log.
         command.env_remove("BGPROXY_LOG");
-        command.arg("run").arg("-c").arg(self.config()).envs(self.env.iter().map(|(key, value)| (key, value)));
+        command
+            .arg("run")
+            .arg("-c")
+            .arg(self.config())
+            .args(&self.args)
+            .envs(self.env.iter().map(|(key, value)| (key, value)));
         command
     }
 }

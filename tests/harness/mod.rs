@@ -32,7 +32,7 @@ pub(crate) use load::{Kind, Load};
 pub(crate) use process::{Output, Process};
 pub(crate) use raw::{Raw, Response};
 pub(crate) use site::{Pair, Site};
-pub(crate) use tools::need;
+pub(crate) use tools::{need, steady_snapshots};
 
 /// How long anything may take before a test gives up. Generous: it is only ever waited out by a failing test.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);

@@ -29,3 +29,23 @@ pub(crate) fn missing(program: &str) -> String {
     let package = PACKAGES.iter().find(|(name, _)| *name == program).map_or(program, |(_, package)| package);
     format!("{program} is not installed: run `apt-get install {package}` (or `tests/install` for all that tests need)")
 }
+
+/// From here to the end of the scope, snapshots do not show what differs from run to run.
+pub(crate) fn steady_snapshots() -> impl Drop {
+    let mut settings = insta::Settings::clone_current();
+    for (what, shown) in [
+        (r"/tmp/bgproxy-[0-9A-Za-z]{6}", "DIR"),
+        (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "TIME"),
+        (r"\b(pid|process) \d+", "$1 PID"),
+        (r#""pid":\d+"#, r#""pid":PID"#),
+        (r"127\.0\.0\.1:\d+", "127.0.0.1:PORT"),
+        (r":(\d{4,5})'", ":PORT'"),
+        (r"\b\d+(\.\d+)? m?s\b", "TOOK"),
+        (r#""(seconds|age)":[0-9.e-]+"#, r#""$1":TOOK"#),
+        (r"0\.1\.0( \([0-9a-f]+(-dirty)?\))?", "VERSION"),
+        (r"uid 0 \(root\) ", "uid 0 (root) "),
+    ] {
+        settings.add_filter(what, shown);
+    }
+    settings.bind_to_scope()
+}
