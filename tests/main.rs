@@ -1,5 +1,6 @@
 //! The tests of the two binaries: real processes, real sockets, a real nginx and uwsgi. One binary holds them all,
 //! because linking is what takes long.
+#![expect(clippy::unwrap_used, reason = "a test ends where it fails, and says so")]
 
 // What the tests stand on: the door, the application, scripted backends, clients.
 #[expect(dead_code, reason = "a toolbox: not every tool is in use at every time")]
@@ -10,6 +11,7 @@ mod harness_tests;
 
 // The status page, as a person sees it in a browser.
 mod page;
+
 // What hostile and odd requests get, and what of them a backend sees.
 mod hostile;
 

@@ -51,7 +51,9 @@ pub(crate) enum Act {
 
 /// Acts that depend on a request's target.
 #[derive(Clone)]
-pub(crate) struct Choice(Arc<dyn Fn(&str) -> Vec<Act> + Send + Sync>);
+pub(crate) struct Choice(Arc<Choose>);
+
+type Choose = dyn Fn(&str) -> Vec<Act> + Send + Sync;
 
 impl std::fmt::Debug for Choice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

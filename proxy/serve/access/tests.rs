@@ -179,7 +179,7 @@ fn a_file_that_cannot_be_opened_says_what_to_do() {
     assert_eq!(
         error.to_string(),
         format!(
-            "cannot open the access log `{}`: its directory must exist and be writable, or set `log.access = \"off\"`",
+            "cannot open the access log `{}`, whose directory must exist and be writable (`log.access`)",
             path.display()
         )
     );
