@@ -255,6 +255,10 @@ impl HttpBody for Body {
             Some(Ok(frame)) => {
                 guard.awaits_backend(false);
                 guard.sent(frame.data_ref().map_or(0, Bytes::len) as u64);
+                if frame.is_trailers() {
+                    // The last frame there is; hyper does not ask for another.
+                    this.settle();
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
