@@ -174,21 +174,28 @@ impl HttpBody for Upload {
 /// Keeps a body back until the backend asks for it: polling it is what makes hyper send the client its 100.
 #[derive(Debug)]
 pub struct Gate {
-    opened: oneshot::Receiver<()>,
+    /// None once the backend has answered without having asked.
+    opened: Option<oneshot::Receiver<()>>,
     patience: Pin<Box<Sleep>>,
 }
 
 impl Gate {
-    /// A closed gate, and what opens it (by being used or dropped).
+    /// A closed gate, and what opens it by being used. Dropped unused it means an answer: no 100 may go before that.
     pub fn new() -> (Gate, oneshot::Sender<()>) {
         let (open, opened) = oneshot::channel();
-        (Gate { opened, patience: Box::pin(tokio::time::sleep(PATIENCE)) }, open)
+        (Gate { opened: Some(opened), patience: Box::pin(tokio::time::sleep(PATIENCE)) }, open)
     }
 
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if Pin::new(&mut self.opened).poll(cx).is_ready() {
-            return Poll::Ready(());
+        if let Some(opened) = &mut self.opened
+            && let Poll::Ready(asked) = Pin::new(opened).poll(cx)
+        {
+            if asked.is_ok() {
+                return Poll::Ready(());
+            }
+            self.opened = None;
         }
+        // Also for a backend that answers first and then wants the body; by then hyper sends no 100 any more.
         self.patience.as_mut().poll(cx)
     }
 }

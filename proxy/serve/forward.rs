@@ -160,8 +160,9 @@ fn request(head: request::Parts, upload: &Option<Rc<Source>>) -> Request<Upload>
         hyper::ext::on_informational(&mut request, move |response| {
             if response.status() == StatusCode::CONTINUE
                 && let Ok(mut open) = open.lock()
+                && let Some(open) = open.take()
             {
-                open.take();
+                let _gone = open.send(());
             }
         });
     }
