@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bgproxy_conf::Address;
+use http::Version;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::{Request, Response};
@@ -81,7 +82,7 @@ impl Lane {
     /// Keeps a connection whose exchange is complete, unless there are `most` already.
     pub fn keep(&self, mut link: Link, most: usize, now: u64) {
         let mut idle = self.idle.borrow_mut();
-        if !link.sender.is_closed() && idle.len() < most {
+        if !link.spent && !link.sender.is_closed() && idle.len() < most {
             link.idle_since = now;
             idle.push(link);
         }
@@ -117,7 +118,7 @@ impl Lane {
             .map_err(|error| Failure::exchange(error, false))?;
         // The connection's end is seen by whoever uses the sender; the task itself has nothing to tell.
         let task = tokio::task::spawn_local(async move { drop(connection.await) }).abort_handle();
-        Ok(Link { sender, wire, task, idle_since: 0 })
+        Ok(Link { sender, wire, task, idle_since: 0, spent: false })
     }
 
     /// Logs trouble with this backend, at most once a second: what thousands of requests suffer is one line.
@@ -192,6 +193,8 @@ pub struct Link {
     wire: Rc<Wire>,
     task: AbortHandle,
     idle_since: u64,
+    /// Not to be used for another request.
+    spent: bool,
 }
 
 impl Link {
@@ -205,10 +208,13 @@ impl Link {
     ) -> Result<Response<Incoming>, (hyper::Error, Option<Request<Upload>>)> {
         self.wire.written.set(0);
         self.wire.read.set(0);
-        self.sender.try_send_request(request).await.map_err(|mut refused| {
+        let response = self.sender.try_send_request(request).await.map_err(|mut refused| {
             let unsent = refused.take_message();
             (refused.into_error(), unsent)
-        })
+        })?;
+        // hyper would speak HTTP/1.0 on it from now on, and leave out bodies without a length.
+        self.spent = response.version() == Version::HTTP_10;
+        Ok(response)
     }
 
     /// What happened on the socket since the request was sent.
