@@ -207,8 +207,14 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 }
 
 fn is_forwarding(name: &HeaderName) -> bool {
+    // CGI and WSGI programs cannot tell `_` from `-`.
+    let is = |name: &str, wanted: &str| {
+        name.len() == wanted.len()
+            && name.bytes().zip(wanted.bytes()).all(|(byte, wanted)| byte == wanted || (byte == b'_' && wanted == b'-'))
+    };
+    const PREFIX: &str = "x-forwarded-";
     let name = name.as_str();
-    name.starts_with("x-forwarded-") || name == "forwarded" || name == "x-real-ip"
+    name.get(..PREFIX.len()).is_some_and(|start| is(start, PREFIX)) || is(name, "forwarded") || is(name, "x-real-ip")
 }
 
 /// Whether the client said `TE: trailers`, the only part of TE that makes sense beyond this hop.
