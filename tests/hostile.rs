@@ -4,15 +4,14 @@
 //! answered, in their order.
 
 mod corpus;
-mod strict;
 
 use std::fmt::Write as _;
 
 use corpus::{Case, cases};
-use strict::{Request, cut};
 
 use crate::harness::raw::{Failure, Response, request};
-use crate::harness::{Door, Fake, Raw, temp_dir};
+use crate::harness::strict::{Request, cut};
+use crate::harness::{Door, Fake, Raw};
 
 /// Behind every case: answered only by a door that still trusts the connection.
 const LAST: &[u8] = b"GET /last HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -83,9 +82,7 @@ fn hostile_requests_that_come_byte_by_byte_fare_the_same() {
 
 #[test]
 fn a_connection_without_a_request_costs_nothing_and_is_told_nothing() {
-    let dir = temp_dir();
-    let blue = Fake::echoes(dir.path().join("blue"));
-    let door = Door::builder().color("blue", blue.address()).start();
+    let (door, blue) = Door::builder().before(Fake::echoes);
     for bytes in ["", "\r\n", "\r\n\r\n", "G", "GET / HTTP/1.1\r\nHost: a\r\n"] {
         let mut client = door.connect();
         let rest = client.send(bytes).finish_sending().rest();
@@ -111,18 +108,15 @@ struct Bench {
     blue: Fake,
     /// How many bytes of each backend connection earlier cases account for.
     known: Vec<usize>,
-    _dir: tempfile::TempDir,
 }
 
 impl Bench {
     fn start() -> Bench {
-        let dir = temp_dir();
-        let blue = Fake::echoes(dir.path().join("blue"));
         // One worker, so that all share one backend connection where they can; and who waits for more than a client
         // sends soon says so.
-        let door = Door::builder().color("blue", blue.address()).set("workers", 1);
-        let door = door.set("limits.header_time", "300ms").set("service.portal.timeouts.idle", "300ms").start();
-        Bench { door, blue, known: Vec::new(), _dir: dir }
+        let door = Door::builder().set("workers", 1).set("limits.header_time", "300ms");
+        let (door, blue) = door.set("service.portal.timeouts.idle", "300ms").before(Fake::echoes);
+        Bench { door, blue, known: Vec::new() }
     }
 
     fn run(mut self, cases: &[Case], pace: Pace) -> Vec<Outcome> {

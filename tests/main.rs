@@ -11,6 +11,8 @@ mod harness_tests;
 
 // The status page, as a person sees it in a browser.
 mod page;
+// How requests and answers pass: framing, headers, streams.
+mod forwarding;
 
 // What hostile and odd requests get, and what of them a backend sees.
 mod hostile;

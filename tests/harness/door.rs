@@ -98,6 +98,13 @@ impl Builder {
         door
     }
 
+    /// Starts it before this fake as blue, the live color.
+    #[track_caller]
+    pub(crate) fn before(self, blue: impl FnOnce(PathBuf) -> Fake) -> (Door, Fake) {
+        let blue = blue(self.dir().join("blue.sock"));
+        (self.start(), blue)
+    }
+
     /// Starts it in the belief that it ends by itself; its exit code and what it said.
     #[track_caller]
     pub(crate) fn start_expecting_failure(self) -> Output {

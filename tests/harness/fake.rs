@@ -16,6 +16,7 @@ use rustix::net::{RecvFlags, recv};
 use socket2::Socket;
 
 use super::raw::{Target, shown};
+use super::strict::{self, Request};
 use super::{DEADLINE, pace, wait_for, wait_until};
 
 const BLOCK: usize = 16 * 1024;
@@ -263,6 +264,13 @@ impl Fake {
         let wanted = format!(" {target} HTTP/1.1\r\n").into_bytes();
         let holds = |heard: &Heard| heard.bytes.windows(wanted.len()).any(|window| window == wanted);
         wait_until(&format!("a request for {target}"), DEADLINE, || self.heard().iter().any(holds));
+    }
+
+    /// The whole requests it was sent, connection by connection; fails when they can be read in another way too.
+    #[track_caller]
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        let cut = |heard: Heard| super::must(shown(&heard.bytes), strict::cut(&heard.bytes)).requests;
+        self.heard().into_iter().flat_map(cut).collect()
     }
 
     /// The bytes of the only connection; fails when there was another number of them.

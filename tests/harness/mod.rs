@@ -7,6 +7,7 @@
 //! - [`Fake`]: a backend that follows a script, to the byte, and keeps what it was sent
 //! - [`Raw`]: a client that sends exactly the bytes it is given
 //! - [`Browser`]: headless Chromium
+//! - [`strict`]: reads what a backend was sent as the strictest of backends would
 //! - [`Load`]: many keep-alive clients that check and remember every answer
 //!
 //! A condition is awaited with [`wait_until`] or [`wait_for`]. No test sleeps and hopes.
@@ -19,6 +20,7 @@ pub(crate) mod load;
 pub(crate) mod process;
 pub(crate) mod raw;
 pub(crate) mod site;
+pub(crate) mod strict;
 pub(crate) mod tools;
 
 use std::path::Path;

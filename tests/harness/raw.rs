@@ -286,6 +286,28 @@ impl Raw {
         self.socket.write_all(bytes.as_ref()).map_err(Failure::Send)
     }
 
+    /// Sends up to `most` bytes until the other side takes no more for a moment; how many it took.
+    #[track_caller]
+    pub(crate) fn send_what_is_taken(&mut self, most: usize) -> usize {
+        let moment = Duration::from_millis(150);
+        self.socket.set_write_timeout(Some(moment)).expect("a connection");
+        let mut sent = 0;
+        while sent < most {
+            match self.socket.write(&[b'x'; 16 * 1024]) {
+                Ok(count) => sent += count,
+                Err(why) if why.kind() == ErrorKind::WouldBlock => break,
+                Err(why) => panic!("after {sent} bytes: {why}"),
+            }
+        }
+        self.socket.set_write_timeout(Some(DEADLINE)).expect("a connection");
+        sent
+    }
+
+    /// Whether nothing came within a moment: no byte, no end.
+    pub(crate) fn hears_nothing(&mut self) -> bool {
+        matches!(self.fill(Instant::now() + Duration::from_millis(100)), Err(Failure::Timeout(_)))
+    }
+
     /// Sends `size` bytes at a time, with a pause between them so that each arrives alone.
     #[track_caller]
     pub(crate) fn send_slowly(&mut self, bytes: impl AsRef<[u8]>, size: usize, pause: Duration) -> &mut Raw {

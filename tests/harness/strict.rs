@@ -13,6 +13,27 @@ pub(crate) struct Request {
     pub(crate) trailers: Vec<(String, Vec<u8>)>,
 }
 
+impl Request {
+    /// The values of every field of this name, as text.
+    pub(crate) fn all(&self, name: &str) -> Vec<String> {
+        let same = self.fields.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
+        same.map(|(_, value)| String::from_utf8_lossy(value).into_owned()).collect()
+    }
+
+    /// The only field of this name; fails when there are several.
+    #[track_caller]
+    pub(crate) fn get(&self, name: &str) -> Option<String> {
+        let all = self.all(name);
+        assert!(all.len() <= 1, "{name}: {all:?}");
+        all.into_iter().next()
+    }
+
+    /// Its target.
+    pub(crate) fn target(&self) -> &str {
+        self.line.split(' ').nth(1).unwrap_or_default()
+    }
+}
+
 /// What a connection's bytes are cut into.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Cut {
