@@ -11,6 +11,9 @@ mod harness_tests;
 
 // The status page, as a person sees it in a browser.
 mod page;
+// What goes wrong, what it is called, and what it must not cost.
+mod failing;
+
 // How requests and answers pass: framing, headers, streams.
 mod forwarding;
 
