@@ -184,25 +184,29 @@ impl Conn {
 }
 
 /// A connection's place among the worker's, given up on whatever way it ends.
-struct Place<'w> {
-    worker: &'w Worker,
+struct Place {
+    worker: Rc<Worker>,
     key: usize,
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         self.worker.disconnect(self.key);
     }
 }
 
-/// Carries one client connection from accept to close.
-pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
+/// Carries one client connection from accept to close, in a task of its own. Its place is taken at once, so that
+/// whoever accepts next knows how many there are.
+pub fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     let conn = Rc::new(Conn::new(peer, worker.now()));
-    let _place = Place { worker: &worker, key: worker.connect(conn.clone()) };
-    let (stream, parting) = speak(&worker, &conn, stream).await;
-    // A request whose last bytes will never leave; it also holds the connection that holds it.
-    drop(conn.flushing.take());
-    part(&worker, stream, parting).await;
+    let place = Place { key: worker.connect(conn.clone()), worker };
+    tokio::task::spawn_local(async move {
+        let worker = &place.worker;
+        let (stream, parting) = speak(worker, &conn, stream).await;
+        // A request whose last bytes will never leave; it also holds the connection that holds it.
+        drop(conn.flushing.take());
+        part(worker, stream, parting).await;
+    });
 }
 
 /// What is left to do when HTTP is over.

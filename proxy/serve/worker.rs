@@ -1,10 +1,12 @@
 //! One worker: one thread, one current-thread runtime; its sockets, its lanes, its numbers, its mailbox.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Cache};
@@ -169,7 +171,7 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
         match accepted {
             Ok((stream, peer)) => {
                 exhausted = false;
-                tokio::task::spawn_local(conn::serve(worker.clone(), stream, peer));
+                conn::serve(worker.clone(), stream, peer);
             }
             Err(error) if is_client_noise(&error) => tracing::debug!("a client left while connecting: {error}"),
             Err(error) => {
@@ -193,8 +195,7 @@ fn accept_queued(worker: &Rc<Worker>, listener: TcpListener) -> io::Result<()> {
         match listener.accept() {
             Ok((stream, peer)) => {
                 stream.set_nonblocking(true)?;
-                let stream = TcpStream::from_std(stream)?;
-                tokio::task::spawn_local(conn::serve(worker.clone(), stream, peer));
+                conn::serve(worker.clone(), TcpStream::from_std(stream)?, peer);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) if is_client_noise(&error) => {}
@@ -220,10 +221,20 @@ async fn sweep(worker: Rc<Worker>) {
 impl Worker {
     /// The next client, once there is room for one more.
     async fn next_client(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-        while self.conns.borrow().len() >= self.limits().connections {
-            self.ended.notified().await;
+        let is_full = || self.conns.borrow().len() >= self.limits().connections;
+        loop {
+            while is_full() {
+                self.ended.notified().await;
+            }
+            // Asked again when a client comes: the last place may have gone to another listener's meanwhile.
+            let next = |cx: &mut Context<'_>| match is_full() {
+                true => Poll::Ready(None),
+                false => listener.poll_accept(cx).map(Some),
+            };
+            if let Some(accepted) = poll_fn(next).await {
+                return accepted;
+            }
         }
-        listener.accept().await
     }
 
     /// Milliseconds since the worker began, as of the last sweep.
