@@ -15,6 +15,9 @@ use super::error::Reason;
 pub const METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "OTHER"];
 
+/// The index of `OTHER`.
+const OTHER: usize = METHODS.len() - 1;
+
 /// Upper bounds of the buckets of durations, in seconds.
 pub const BUCKETS: [f64; 16] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -97,10 +100,13 @@ pub struct HistogramTotals {
 impl Meter {
     /// A request ended.
     pub fn request(&self, method: &Method, status: StatusCode, seconds: f64, first_byte: Option<f64>) {
+        self.ended(method_index(method), status, seconds, first_byte);
+    }
+
+    fn ended(&self, method: usize, status: StatusCode, seconds: f64, first_byte: Option<f64>) {
         let status = status.as_u16();
         let class = (usize::from(status) / 100).clamp(1, CLASSES) - 1;
-        let codes = self.codes.0[method_index(method) * CLASSES + class]
-            .get_or_init(|| Box::new([const { AtomicU64::new(0) }; 100]));
+        let codes = self.codes.0[method * CLASSES + class].get_or_init(|| Box::new([const { AtomicU64::new(0) }; 100]));
         add(&codes[usize::from(status % 100)], 1);
         self.duration.observe(seconds);
         if let Some(first_byte) = first_byte {
@@ -122,7 +128,8 @@ impl Meter {
     /// A head was refused that never became a request.
     pub fn refused(&self, reason: Reason) {
         self.failed(reason);
-        self.request(&Method::CONNECT, reason.status(), 0.0, None);
+        // Its method was not read.
+        self.ended(OTHER, reason.status(), 0.0, None);
     }
 
     /// A connection to the backend was opened.
@@ -198,8 +205,7 @@ fn read(counter: &AtomicU64) -> u64 {
 }
 
 fn method_index(method: &Method) -> usize {
-    let last = METHODS.len() - 1;
-    METHODS[..last].iter().position(|name| *name == method.as_str()).unwrap_or(last)
+    METHODS[..OTHER].iter().position(|name| *name == method.as_str()).unwrap_or(OTHER)
 }
 
 /// One worker's numbers about its clients.
