@@ -509,7 +509,11 @@ fn a_client_that_leaves_takes_its_request_with_it() {
         let mut client = door.connect();
         client.send(get());
         blue.wait_requests(1);
-        if reset { client.reset() } else { drop(client) }
+        if reset {
+            client.reset()
+        } else {
+            drop(client)
+        }
         let metrics = door.quiet();
         assert_ends(&blue);
         assert_eq!(metrics.sum("bgproxy_request_failures_total", &[("reason", "client_gone")]), 1.0);
