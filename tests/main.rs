@@ -28,3 +28,6 @@ mod switching;
 
 // What a crash leaves behind, of us and of a backend, and what a start says that cannot succeed.
 mod crashing;
+
+// Units, configurations and alerts that ship beside the binaries.
+mod shipped;

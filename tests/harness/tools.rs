@@ -10,6 +10,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("chromedriver", "chromium-driver"),
     ("nginx", "nginx-light"),
     ("promtool", "prometheus"),
+    ("systemd-analyze", "systemd"),
     ("uwsgi-core", "uwsgi-core uwsgi-plugin-python3"),
 ];
 
