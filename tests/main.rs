@@ -31,3 +31,6 @@ mod crashing;
 
 // Units, configurations and alerts that ship beside the binaries.
 mod shipped;
+
+// What the documents say is what the binaries do.
+mod documents;
