@@ -34,3 +34,6 @@ mod shipped;
 
 // What the documents say is what the binaries do.
 mod documents;
+
+// What the README says one sees.
+mod tour;
