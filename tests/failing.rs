@@ -226,22 +226,14 @@ fn an_answer_that_stops_flowing_is_broken_off() {
 }
 
 #[test]
-fn an_event_stream_may_be_silent_for_as_long_as_it_likes() {
-    let script = |_| {
-        let said = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n".to_vec();
-        vec![Act::ReadRequest, Act::Say(said), Act::AwaitGo, Act::Say(b"data: 2\n\n".to_vec())]
-    };
+fn an_event_stream_that_falls_silent_is_ended_like_any_other_answer() {
+    // Or one whose client is gone without a word would keep its color from ever being idle.
+    let said = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n".to_vec();
+    let script = move |_| vec![Act::ReadRequest, Act::Say(said.clone()), Act::Stay];
     let (door, blue) = timeout("idle").before(|at| Fake::scripted(at, script));
-    let mut client = door.connect();
-    client.send(get());
-    let (_, mut body) = client.head();
-    client.piece(&mut body).unwrap();
-    let silent = Instant::now();
-    wait_until("three times the limit", DEADLINE, || silent.elapsed() > Duration::from_millis(600));
-    blue.go();
-    assert_eq!(client.piece(&mut body).unwrap().unwrap(), b"data: 2\n\n");
-    drop(client);
-    door.quiet();
+    assert!(matches!(Raw::try_get(door.addr(), "/"), Err(Failure::Closed(_) | Failure::Reset(_))));
+    assert_eq!(door.quiet().sum("bgproxy_request_failures_total", &[("reason", "backend_stalled")]), 1.0);
+    assert_ends(&blue);
 }
 
 #[test]

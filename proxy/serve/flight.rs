@@ -283,17 +283,11 @@ impl Flight {
             Step::Connecting => None,
             Step::Waiting if self.upload.get() == Side::Client => (still > terms.idle).then_some(Reason::BodyTimeout),
             Step::Waiting => (still > terms.response).then_some(Reason::ResponseTimeout),
-            Step::Streaming if self.is_stream() && self.download.get() == Side::Backend => None,
             Step::Streaming if self.download.get() == Side::Backend => {
                 (still > terms.idle).then_some(Reason::BackendStalled)
             }
             Step::Streaming | Step::Flushing => (still > terms.idle).then_some(Reason::ClientTimeout),
         }
-    }
-
-    /// Whether it is a stream, which a drain leaves alone.
-    pub fn is_stream(&self) -> bool {
-        matches!(*self.hold.borrow(), Hold::Stream(_))
     }
 
     /// Whether it holds a claim on this slot's backend.
