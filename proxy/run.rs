@@ -166,7 +166,8 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
         }
         operating.abort();
         control_socket.remove();
-        if let Some(writer) = writer {
+        // Workers that did not end still hold it; it would be waited for in vain.
+        if closed && let Some(writer) = writer {
             finish_access_log(writer);
         }
         tracing::info!("closed");
