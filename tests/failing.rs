@@ -573,12 +573,14 @@ fn the_books_balance_whatever_happens_to_requests() {
     });
     let metrics = door.quiet();
     let ended = |outcome| metrics.sum("bgproxy_claims_ended_total", &[("outcome", outcome)]);
-    assert_eq!(metrics.sum("bgproxy_requests_total", &[]), 100.0);
-    assert_eq!(ended("finished") + ended("failed"), 100.0, "every request was claimed by one backend in the end");
+    let requests = metrics.sum("bgproxy_requests_total", &[]);
+    // Who leaves so early that nobody has looked at his request has not sent one.
+    assert!((80.0..=100.0).contains(&requests), "{requests}");
+    assert_eq!(ended("finished") + ended("failed"), requests, "each was claimed by one backend in the end");
     assert_eq!(ended("moved"), metrics.sum("bgproxy_retries_total", &[]));
     assert_eq!(ended("failed"), metrics.sum("bgproxy_request_failures_total", &[]));
     assert!(ended("finished") > 0.0 && ended("failed") > 0.0 && ended("moved") > 0.0);
-    assert_eq!(logged(&door, 100).len(), 100);
+    assert_eq!(logged(&door, requests as usize).len(), requests as usize);
 }
 
 #[test]
@@ -645,6 +647,7 @@ fn a_door_that_is_told_to_end_finishes_what_it_began() {
     let answer = client.response();
     assert_eq!((answer.status, answer.keeps_alive()), (200, false));
     assert!(client.rest().bytes.is_empty());
+    drop(client);
     assert_eq!(door.wait_end().code(), Some(0));
     let line = logged(&door, 1).remove(0);
     assert_eq!(line["status"], 200, "also in the log");
@@ -700,7 +703,9 @@ fn a_door_that_is_told_twice_ends_at_once() {
     blue.wait_requests(1);
     door.signal(Signal::TERM);
     door.wait_log("closing the door");
+    let told = Instant::now();
     door.signal(Signal::TERM);
     assert!(client.try_response().is_err());
     assert_eq!(door.wait_end().code(), Some(1), "not what was asked for first");
+    assert!(told.elapsed() < Duration::from_millis(2500), "it took {:?}", told.elapsed());
 }

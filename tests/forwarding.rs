@@ -62,6 +62,19 @@ fn what_a_backend_says_unasked_is_never_anybodys_answer() {
     assert_eq!(blue.heard().len(), 3, "a connection with something unasked in it is not used again");
 }
 
+#[test]
+fn a_malformed_request_behind_a_large_answer_is_refused_behind_it() {
+    let large = "x".repeat(3_000_000);
+    let (door, _blue) = Door::builder().before(|at| Fake::answers(at, ok(&large)));
+    let mut client = Raw::connect_narrow(door.addr());
+    client.send(request("GET", "/", &[], b"")).send("GET / HTTP/1.1\r\nX : y\r\n\r\n");
+    assert_eq!(client.response().body.len(), large.len());
+    let refusal = client.response();
+    assert_eq!((refusal.status, refusal.header("proxy-status").is_some()), (400, true));
+    assert!(client.finish_sending().rest().bytes.is_empty(), "once");
+    door.quiet();
+}
+
 // === bodies ===
 
 #[test]
@@ -473,6 +486,7 @@ fn http_1_0_clients_are_served_with_and_without_a_host() {
     let mut client = door.connect();
     let answer = client.send("GET / HTTP/1.0\r\nHost: a\r\n\r\n").response();
     assert_eq!((answer.framing, answer.text()), (Framing::UntilClose, "hello world".into()), "no chunks for it");
+    drop(client);
     let answer = Raw::ask(door.addr(), b"GET / HTTP/1.0\r\n\r\n");
     assert_eq!((answer.head.version.as_str(), answer.text()), ("HTTP/1.0", "hello world".into()));
     let lines: Vec<String> = blue.requests().into_iter().map(|it| it.line).collect();

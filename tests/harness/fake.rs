@@ -403,7 +403,7 @@ impl Player<'_> {
                 Act::ReadRequest => self.read_request()?,
                 Act::ReadHead => self.read_until(b"\r\n\r\n").map(drop)?,
                 Act::Read(count) => self.read(*count)?,
-                Act::Stay => while self.read(1).is_some() {},
+                Act::Stay => while self.read_some(BLOCK).is_some() {},
                 Act::Say(bytes) => (&*self.socket).write_all(bytes).ok()?,
                 Act::Echo => {
                     let line = self.line.borrow();
@@ -470,14 +470,18 @@ impl Player<'_> {
 
     /// Reads exactly `count` bytes.
     fn read(&self, mut count: usize) -> Option<()> {
-        let mut block = [0; BLOCK];
         while count > 0 {
-            let want = count.min(BLOCK);
-            let came = (&*self.socket).read(&mut block[..want]).ok().filter(|came| *came > 0)?;
-            self.heard(|heard| heard.bytes.extend_from_slice(&block[..came]));
-            count -= came;
+            count -= self.read_some(count)?;
         }
         Some(())
+    }
+
+    /// Reads what there is, at most this much.
+    fn read_some(&self, most: usize) -> Option<usize> {
+        let mut block = [0; BLOCK];
+        let came = (&*self.socket).read(&mut block[..most.min(BLOCK)]).ok().filter(|came| *came > 0)?;
+        self.heard(|heard| heard.bytes.extend_from_slice(&block[..came]));
+        Some(came)
     }
 
     /// Reads to the end of the next `mark`.

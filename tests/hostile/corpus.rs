@@ -289,9 +289,16 @@ fn targets(cases: &mut Cases) {
     of("target with an empty query", b"/?");
     of("target with two questions", b"/?a?b");
     of("target with signs", b"/!$&'()*+,;=:@-._~?/?:@");
-    of("target with quotes and brackets", b"/\"{}|^`[]?\"{}|^`[]");
+    of("target with square brackets", b"/[]?[]");
+    of("target with braces and a bar", b"/{|}?{|}");
+    of("target with a quote", b"/\"?\"");
+    of("target with a caret", b"/^");
+    of("target with a caret in the query", b"/?^");
+    of("target with a backtick", b"/`");
+    of("target with a backtick in the query", b"/?`");
     of("target with a backslash", b"/\\x");
     of("target with less and greater", b"/<x>");
+    of("target with less and greater in the query", b"/?<x>");
     of("target with a fragment", b"/x#y");
     of("target that is a fragment", b"#y");
     of("target that is a query", b"?x=y");
