@@ -148,7 +148,7 @@ pub struct Operator {
     /// For the tasks beside the loop; there are only as many as there are commands and colors.
     telling: mpsc::UnboundedSender<News>,
     saving: mpsc::UnboundedSender<Saving>,
-    watcher: Watcher,
+    pub(super) watcher: Watcher,
     changes: mpsc::Receiver<Change>,
     next_command: CommandId,
     askers: HashMap<CommandId, Asker>,
@@ -419,6 +419,7 @@ impl Operator {
             Ok(text) => {
                 self.live_faults.remove(&service);
                 self.unwritten.remove(&service);
+                self.watcher.knows(Key::LiveFile(service.clone()), Seen::Content(text.clone().into_bytes()));
                 self.step(Event::FileSeen(service, text));
             }
             Err(error) => {

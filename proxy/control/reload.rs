@@ -8,6 +8,7 @@ use bgproxy_conf::{Config, ServiceName};
 use super::boot;
 use super::operate::Operator;
 use super::switchboard::{Board, Entry};
+use super::watch::{self, Key};
 use crate::clock;
 
 impl Operator {
@@ -35,6 +36,8 @@ impl Operator {
         let Some(path) = &self.config_path else {
             return Err("bgproxy runs with its built-in configuration; there is no file to read".to_owned());
         };
+        // Before it is read: what is put there later is news, whatever was there before.
+        self.watcher.knows(Key::Config, watch::look(path, watch::What::Content));
         let config = Config::load(path).map_err(|error| error.to_string())?;
         let (board, changed) = self.build(&config)?;
         for name in &changed {

@@ -113,6 +113,7 @@ pub struct Change {
 #[derive(Debug)]
 pub struct Watcher {
     set: watch::Sender<Vec<Watched>>,
+    known: mpsc::UnboundedSender<(Key, Seen)>,
     task: JoinHandle<()>,
     _alive: oneshot::Sender<()>,
 }
@@ -192,15 +193,17 @@ impl Watcher {
     fn start_with(notifier: Notifier) -> (Watcher, mpsc::Receiver<Change>) {
         let (set, sets) = watch::channel(Vec::new());
         let (sender, changes) = mpsc::channel(QUEUE);
+        // Unbounded, for its sender must not wait; there is no more in it than files that were written.
+        let (known, knowing) = mpsc::unbounded_channel();
         let (alive, gone) = oneshot::channel();
         let task = tokio::spawn(async move {
             // Dropped in the midst of whatever it waits for, a full queue included.
             tokio::select! {
                 _ = gone => {}
-                () = Task::run(sets, sender, notifier) => {}
+                () = Task::run(sets, knowing, sender, notifier) => {}
             }
         });
-        (Watcher { set, task, _alive: alive }, changes)
+        (Watcher { set, known, task, _alive: alive }, changes)
     }
 
     /// Replaces what is watched. A path watched before, under the same key, goes on from what was last reported about
@@ -209,10 +212,17 @@ impl Watcher {
         self.set.send_replace(watched);
     }
 
+    /// Tells that the owner has changed this path himself, to this: only something else is news. Without it, what was
+    /// there before could be put there again, before the next look, and be taken for no change.
+    pub fn knows(&self, key: Key, seen: Seen) {
+        // A task that has ended looks no more.
+        let _ended = self.known.send((key, seen));
+    }
+
     /// Ends the task and waits for its end.
     pub async fn stop(self) {
-        let Watcher { set, task, _alive } = self;
-        drop((set, _alive));
+        let Watcher { set, known, task, _alive } = self;
+        drop((set, known, _alive));
         // A panic in there was told by the panic hook.
         let _ = task.await;
     }
@@ -221,7 +231,12 @@ impl Watcher {
 // === impl Task ===
 
 impl Task {
-    async fn run(mut sets: watch::Receiver<Vec<Watched>>, changes: mpsc::Sender<Change>, notifier: Notifier) {
+    async fn run(
+        mut sets: watch::Receiver<Vec<Watched>>,
+        mut knowing: mpsc::UnboundedReceiver<(Key, Seen)>,
+        changes: mpsc::Sender<Change>,
+        notifier: Notifier,
+    ) {
         let event = Arc::new(Notify::new());
         let mut task = Task { entries: Vec::new(), places: Places::new(notifier, event.clone()), changes };
         let mut every = interval(EVERY);
@@ -240,6 +255,7 @@ impl Task {
                     // Before the look, so that a change after it is an event.
                     task.places.arm(task.entries.iter().map(|entry| entry.watched.path.as_path()));
                 }
+                Some((key, seen)) = knowing.recv() => task.know(&key, seen),
                 _ = every.tick() => {
                     task.places.rearm(task.entries.iter().map(|entry| entry.watched.path.as_path()));
                 }
@@ -269,6 +285,13 @@ impl Task {
                 None => Entry { watched, unsure: None },
             })
             .collect();
+    }
+
+    fn know(&mut self, key: &Key, seen: Seen) {
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.watched.key == *key) {
+            entry.watched.seen = seen;
+            entry.unsure = None;
+        }
     }
 
     /// When the first thing seen once may be seen for the second time.

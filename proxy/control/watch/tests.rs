@@ -126,6 +126,26 @@ async fn a_rename_over_is_seen() {
     scene.nothing().await;
 }
 
+// The owner put "blue" back after "green" was reported; "green" written again before the next look was no change to
+// the watcher, and a command was lost.
+#[tokio::test]
+async fn what_the_owner_wrote_himself_is_no_news_and_what_was_there_before_is() {
+    let mut scene = Scene::new();
+    scene.put("file", "blue\n");
+    scene.start([scene.watch("file", What::Content)]).await;
+    scene.swap("file", "green\n");
+    assert_eq!(scene.content().await, "green\n");
+
+    scene.swap("file", "blue\n");
+    scene.watcher.knows(Key::Config, Seen::Content(b"blue\n".to_vec()));
+    scene.swap("file", "green\n");
+    assert_eq!(scene.content().await, "green\n", "again");
+
+    scene.swap("file", "blue\n");
+    scene.watcher.knows(Key::Config, Seen::Content(b"blue\n".to_vec()));
+    scene.nothing().await;
+}
+
 #[tokio::test]
 async fn a_file_being_written_is_seen_when_it_is_whole() {
     let mut scene = Scene::new();
