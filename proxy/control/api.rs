@@ -33,7 +33,7 @@ use super::caller::{Caller, Wants};
 use super::events::Events;
 use super::openapi;
 use super::operate::{Ask, Gone, Operators};
-use super::switchboard::{Command, Refusal};
+use super::switchboard::{Command, Refusal, there_are};
 use crate::clock;
 use crate::family::Page;
 
@@ -150,7 +150,7 @@ async fn service(State(api): State<Api>, Path(name): Path<String>) -> Result<Res
     let known: Vec<_> = status.services.keys().cloned().collect();
     match status.services.remove(&name) {
         Some(service) => Ok(Json(service).into_response()),
-        None => Err(Fault::Unknown { title: format!("there is no service `{name}`"), known: known_names(&known) }),
+        None => Err(Fault::Unknown { title: format!("there is no service `{name}`"), known: there_are(&known) }),
     }
 }
 
@@ -406,9 +406,4 @@ fn service_name(text: &str) -> Result<ServiceName, Fault> {
 fn color_name(text: &str) -> Result<Color, Fault> {
     Color::try_from(text.to_owned())
         .map_err(|invalid| Fault::NoColor { title: format!("there is no color `{text}`"), why: invalid.to_string() })
-}
-
-fn known_names(known: &[ServiceName]) -> String {
-    let names: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
-    format!("there are {}", names.join(", "))
 }

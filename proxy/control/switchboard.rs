@@ -454,8 +454,7 @@ impl std::fmt::Display for Refusal {
         match self {
             Refusal::UnknownService(name) => write!(f, "there is no service `{name}`"),
             Refusal::UnknownColor(color, colors) => {
-                let list: Vec<_> = colors.iter().map(|color| format!("`{color}`")).collect();
-                write!(f, "there is no color `{color}`; there are {}", list.join(" and "))
+                write!(f, "there is no color `{color}`; {}", there_are(colors))
             }
             Refusal::NoPrevious => write!(f, "no other color has been live yet"),
             Refusal::Busy(action, color) => {
@@ -470,6 +469,16 @@ impl std::fmt::Display for Refusal {
             Refusal::Abandoned => write!(f, "whoever asked left before the color was ready"),
             Refusal::NotSaved(fault) => write!(f, "the new state could not be saved: {fault}"),
         }
+    }
+}
+
+/// What there is to choose from.
+pub fn there_are(names: &[impl std::fmt::Display]) -> String {
+    let mut names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+    match names.pop() {
+        None => "there is none".to_owned(),
+        Some(only) if names.is_empty() => format!("there is {only}"),
+        Some(last) => format!("there are {} and {last}", names.join(", ")),
     }
 }
 
