@@ -37,3 +37,5 @@ mod documents;
 
 // What the README says one sees.
 mod tour;
+// Files that are commands or change what is served: live files, the configuration, backends' sockets.
+mod files;

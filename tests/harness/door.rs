@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::time::Instant;
 
 use bgproxy_conf::wire;
 use rustix::process::Signal;
@@ -294,6 +295,12 @@ impl Door {
         self.write_config(&render(&self.settings));
     }
 
+    /// Leaves out the keys that begin so, and replaces the configuration file.
+    pub(crate) fn forget(&mut self, prefix: &str) {
+        self.settings.retain(|key, _| !key.starts_with(prefix));
+        self.write_config(&render(&self.settings));
+    }
+
     /// Replaces the configuration file by this text.
     pub(crate) fn write_config(&self, text: &str) {
         let new = self.dir().join("bgproxy.toml.new");
@@ -533,7 +540,14 @@ impl Events {
     /// The next event; comments are passed over.
     #[track_caller]
     pub(crate) fn next(&mut self) -> wire::Event {
+        self.next_until(Instant::now() + DEADLINE)
+    }
+
+    #[track_caller]
+    fn next_until(&mut self, end: Instant) -> wire::Event {
         loop {
+            // The stream's own signs of life come more often than a read gives up.
+            assert!(Instant::now() < end, "waited {DEADLINE:?} for an event");
             if let Some((block, rest)) = self.text.split_once("\n\n") {
                 let data: Vec<&str> = block.lines().filter_map(|line| line.strip_prefix("data:")).collect();
                 let event =
@@ -555,8 +569,9 @@ impl Events {
     /// The next event that `wanted` says yes to.
     #[track_caller]
     pub(crate) fn wait(&mut self, wanted: impl Fn(&wire::What) -> bool) -> wire::Event {
+        let end = Instant::now() + DEADLINE;
         loop {
-            let event = self.next();
+            let event = self.next_until(end);
             if wanted(&event.what) {
                 return event;
             }
