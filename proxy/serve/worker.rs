@@ -26,7 +26,7 @@ use super::probe;
 use crate::mail::Letter;
 use crate::table::{Backend, Table};
 
-/// How often a worker looks for what has waited too long: deadlines are this exact.
+/// How often a worker looks for what has waited too long. A deadline is never early, and at most two of these late.
 pub const SWEEP: Duration = Duration::from_millis(100);
 
 /// After a stop, idle connections get this long to send what is already on its way to us (hyper would close them
@@ -335,11 +335,13 @@ impl Worker {
         self.now.set(now);
         let limits = Limits::new(&self.table.borrow_mut().load().limits, self.workers);
         self.limits.set(limits);
+        // What is stamped between two sweeps is stamped with the earlier one: nobody is charged for time he did not have.
+        let charged = now.saturating_sub(SWEEP.as_millis() as u64);
         for conn in self.conns.borrow().iter().map(|(_, conn)| conn) {
-            conn.sweep(now, limits.idle_time, limits.header_time);
+            conn.sweep(charged, limits.idle_time, limits.header_time);
         }
         for flight in self.flights.borrow().iter().map(|(_, flight)| flight) {
-            if let Some(reason) = flight.overdue(now) {
+            if let Some(reason) = flight.overdue(charged) {
                 flight.condemn(reason);
             }
         }
