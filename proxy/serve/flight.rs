@@ -318,9 +318,6 @@ impl Flight {
             self.conn.breaks_off();
         }
         let lane = self.lane();
-        if let Hold::Request(claim) = self.hold.replace(Hold::Nothing) {
-            claim.end(if reason.is_none() { End::Finished } else { End::Failed });
-        }
         let seconds = self.started.elapsed().as_secs_f64();
         let first_byte = self.head_at.get().map(|at| (at - self.started).as_secs_f64());
         if self.head_at.get().is_none()
@@ -337,6 +334,10 @@ impl Flight {
         if let Some(noted) = self.noted.take() {
             self.log(&noted, lane.as_deref(), seconds, first_byte);
         }
+        // Last: whoever sees that nothing is in flight finds everything counted.
+        if let Hold::Request(claim) = self.hold.replace(Hold::Nothing) {
+            claim.end(if reason.is_none() { End::Finished } else { End::Failed });
+        }
     }
 
     fn log(&self, noted: &Noted, lane: Option<&Lane>, seconds: f64, first_byte: Option<f64>) {
@@ -345,7 +346,7 @@ impl Flight {
         }
         let target = self.target.path_and_query().map_or("*", |target| target.as_str());
         self.worker.log(&Line {
-            time: SystemTime::now(),
+            time: SystemTime::now() - self.started.elapsed(),
             client: self.conn.peer.ip(),
             method: self.method.as_str(),
             host: bytes(&noted.host).unwrap_or_default(),

@@ -225,7 +225,8 @@ impl Clients {
 
     /// A client's connection ended.
     pub fn disconnected(&self) {
-        self.open.store(read(&self.open).saturating_sub(1), Ordering::Relaxed);
+        // Release: whoever sees it gone sees what it was counted for.
+        self.open.store(read(&self.open).saturating_sub(1), Ordering::Release);
     }
 
     /// Connections ever accepted.
@@ -235,7 +236,7 @@ impl Clients {
 
     /// Connections open now.
     pub fn open(&self) -> u64 {
-        read(&self.open)
+        self.open.load(Ordering::Acquire)
     }
 }
 

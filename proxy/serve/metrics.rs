@@ -28,13 +28,14 @@ pub struct ServingMetrics {
 impl Show for ServingMetrics {
     fn families(&self) -> Vec<Family> {
         let table = self.table.load();
+        // What is open is read before what has ended: a request that is not in flight any more has been counted.
+        let mut families = self.clients();
+        families.extend(claims(&table));
         let totals = self.meters.totals(|service, color| {
             table.service(service).is_some_and(|service| service.backends.iter().any(|b| b.color == *color))
         });
-        let mut families = requests(&totals);
+        families.extend(requests(&totals));
         families.extend(backends(&totals));
-        families.extend(claims(&table));
-        families.extend(self.clients());
         families
     }
 }
