@@ -281,6 +281,18 @@ fn a_client_that_asks_first_need_not_wait_for_a_backend_that_says_nothing() {
 }
 
 #[test]
+fn the_time_a_client_was_not_asked_for_its_body_is_not_held_against_it() {
+    let (door, _blue) = Door::builder().set("service.portal.timeouts.idle", "500ms").before(Fake::echoes);
+    let mut client = door.connect();
+    client.send(request("POST", "/", &ASKS, b""));
+    assert_eq!(client.head().0.status, 100);
+    assert!(client.hears_nothing() && client.hears_nothing(), "it has time to begin");
+    assert_eq!(client.send("hello").response().status, 200);
+    drop(client);
+    door.quiet();
+}
+
+#[test]
 fn a_client_that_asks_for_too_much_or_for_something_else_is_refused_at_once() {
     let (door, blue) = Door::builder().set("limits.body_size", "4B").before(Fake::echoes);
     let refused = Raw::ask(door.addr(), &request("POST", "/", &ASKS, b""));

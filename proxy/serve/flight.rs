@@ -227,7 +227,7 @@ impl Flight {
 
     /// The request's body is wanted: it waits for the client, or for the backend to take what came.
     pub fn uploads(&self, for_client: bool) {
-        self.upload.set(if for_client { Side::Client } else { Side::Backend });
+        self.wait_for(&self.upload, if for_client { Side::Client } else { Side::Backend });
     }
 
     /// The request's body is complete.
@@ -243,7 +243,7 @@ impl Flight {
 
     /// The answer's body waits for the backend, or for the client to take what came.
     pub fn awaits_backend(&self, backend: bool) {
-        self.download.set(if backend { Side::Backend } else { Side::Client });
+        self.wait_for(&self.download, if backend { Side::Backend } else { Side::Client });
     }
 
     /// Trouble with the backend, for the operator.
@@ -252,6 +252,13 @@ impl Flight {
             && let Some(lane) = self.lane()
         {
             lane.complain(failure, self.worker.now());
+        }
+    }
+
+    fn wait_for(&self, body: &Cell<Side>, side: Side) {
+        if body.replace(side) != side {
+            // How long the other side took is not held against this one.
+            self.touch();
         }
     }
 
