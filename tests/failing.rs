@@ -243,6 +243,7 @@ fn a_client_that_takes_no_more_is_given_up() {
     let (door, blue) = timeout("idle").before(|at| Fake::scripted(at, script));
     let mut client = Raw::connect_narrow(door.addr());
     client.send(get());
+    client.head();
     let metrics = door.quiet();
     assert_eq!(metrics.sum("bgproxy_request_failures_total", &[("reason", "client_timeout")]), 1.0);
     assert_ends(&blue);
@@ -255,6 +256,7 @@ fn a_client_that_takes_not_even_the_last_bytes_is_given_up() {
     let mut clients: Vec<Raw> = (0..4).map(|_| Raw::connect_narrow(door.addr())).collect();
     for client in &mut clients {
         client.send(get());
+        client.head();
     }
     door.quiet();
 }

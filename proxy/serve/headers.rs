@@ -53,11 +53,7 @@ pub fn refuse(head: &request::Parts) -> Result<(), Reason> {
 fn refuse_target(head: &request::Parts) -> Result<(), Reason> {
     let uri = &head.uri;
     let valid = match (uri.scheme_str(), uri.authority()) {
-        // Not `path()`, which reads a missing path as `/`.
-        (None, None) => match uri.path_and_query().map_or("", PathAndQuery::as_str) {
-            "*" => head.method == Method::OPTIONS,
-            target => target.starts_with('/'),
-        },
+        (None, None) => uri.path().starts_with('/') || (uri.path() == "*" && head.method == Method::OPTIONS),
         (Some("http" | "https"), Some(authority)) => is_host(authority.as_str().as_bytes()),
         _ => false,
     };
