@@ -4,7 +4,7 @@
 //! reader sums the cells of all workers. What a sum means depends on when it is read: only after a fence (see
 //! [`crate::mail`]) is "nothing in flight" a promise that nothing will be again.
 
-// The model test at the bottom compiles this file a second time against loom's atomics.
+// The model in cell/model.rs compiles this file a second time, against loom's atomics.
 use super::atomic::{AtomicU64, Ordering};
 
 /// One worker's ledger of one backend. Written by its worker alone.

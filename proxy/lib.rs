@@ -12,6 +12,9 @@ mod atomic {
     pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 }
 pub mod cell;
+#[cfg(test)]
+#[path = "cell/model.rs"]
+mod cell_model;
 pub mod clock;
 pub mod control;
 pub mod family;

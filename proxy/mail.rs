@@ -19,8 +19,8 @@ pub enum Letter {
     Fence(oneshot::Sender<()>),
     /// Ask a backend one question, the way a request would be sent.
     Probe(Question, oneshot::Sender<ProbeReport>),
-    /// Cut every request in flight on this slot's backend and answer with what was cut.
-    Cut(usize, oneshot::Sender<Vec<CutRequest>>),
+    /// Cut every request that claimed this slot's backend before this generation, and answer with what was cut.
+    Cut(usize, u64, oneshot::Sender<Vec<CutRequest>>),
     /// Close the idle connections to this slot's backend: it drained, or its socket is another one now.
     Retire(usize),
     /// Stop accepting, finish what is in flight within this time, then end.
@@ -66,10 +66,10 @@ impl Mailboxes {
         }
     }
 
-    /// Cuts every request in flight on this slot's backend; what was cut, over all workers.
-    pub async fn cut(&self, slot: usize) -> Vec<CutRequest> {
+    /// Cuts every request that claimed this slot's backend before this generation; what was cut, over all workers.
+    pub async fn cut(&self, slot: usize, before: u64) -> Vec<CutRequest> {
         let mut cut = Vec::new();
-        for answer in self.ask_all(|reply| Letter::Cut(slot, reply)).await {
+        for answer in self.ask_all(|reply| Letter::Cut(slot, before, reply)).await {
             cut.extend(answer.await.unwrap_or_default());
         }
         cut
@@ -106,5 +106,36 @@ impl Mailboxes {
             answers.push(answer);
         }
         answers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_fence_is_complete_when_the_last_worker_has_answered() {
+        let (mail, mut mailboxes) = Mailboxes::new(2);
+        let fence = tokio::spawn(async move { mail.fence().await });
+        let answer = async |mailbox: &mut mpsc::Receiver<Letter>| {
+            let Some(Letter::Fence(reply)) = mailbox.recv().await else { panic!("no fence") };
+            reply.send(()).expect("somebody waits");
+        };
+        answer(&mut mailboxes[1]).await;
+        tokio::task::yield_now().await;
+        assert!(!fence.is_finished());
+        answer(&mut mailboxes[0]).await;
+        fence.await.expect("complete");
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_ends_has_passed_every_fence() {
+        let (mail, mut mailboxes) = Mailboxes::new(2);
+        drop(mailboxes.pop());
+        let fence = tokio::spawn(async move { mail.fence().await });
+        let letter = mailboxes[0].recv().await;
+        assert!(matches!(letter, Some(Letter::Fence(_))));
+        drop((letter, mailboxes));
+        fence.await.expect("complete");
     }
 }

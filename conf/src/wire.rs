@@ -262,7 +262,7 @@ pub enum DrainOutcome {
     Drained,
     /// The deadline passed; what was left was cut.
     Cut,
-    /// The color became live again before it was drained.
+    /// The color became live or preview again before it was drained.
     Resumed,
 }
 

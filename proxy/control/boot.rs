@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bgproxy_conf::{Color, Config, Service, ServiceName};
 
+use super::live_file;
 use super::state::{Loaded, Record, StateError, Store};
 use super::switchboard::{Board, Entry};
 
@@ -42,34 +43,46 @@ pub fn boot(config: &Config, store: &Store, assume: Option<&Color>) -> Result<Bo
     let mut services = BTreeMap::new();
     for (name, service) in &config.service {
         let assumed = assume.filter(|color| service.backends.contains_key(*color));
-        services.insert(name.clone(), entry(name, service, store, assumed)?);
+        let (entry, is_new) = entry(name, service, store, assumed)?;
+        if is_new {
+            store.save(name, &entry.record)?;
+        }
+        services.insert(name.clone(), entry);
     }
     Ok(Board { services })
 }
 
-/// What is in force for one service.
+/// What is in force for one service; true when its record is a new one, to be saved before it is in force.
 ///
 /// # Errors
 /// [`BootError`], as [`boot`].
-pub fn entry(name: &ServiceName, service: &Service, store: &Store, assume: Option<&Color>) -> Result<Entry, BootError> {
+pub fn entry(
+    name: &ServiceName,
+    service: &Service,
+    store: &Store,
+    assume: Option<&Color>,
+) -> Result<(Entry, bool), BootError> {
     let colors: Vec<Color> = service.backends.keys().cloned().collect();
-    let mut record = match assume {
+    let (mut record, mut is_new) = match assume {
         Some(color) => {
             tracing::warn!(service = %name, live = %color, "assuming what is live, as told");
-            save(store, name, store.assume(name, color.clone()))?
+            let mut record = store.assume(name, color.clone());
+            // The operator's word is newer than the live file: what stands in there is no command given meanwhile.
+            record.file_seen = service.live_file.as_deref().and_then(live_file::text);
+            (record, true)
         }
         None => match store.load(name)? {
-            Loaded::Current(record) => record,
+            Loaded::Current(record) => (record, false),
             Loaded::Previous { record, fault } => {
                 tracing::error!(
                     service = %name, live = %record.live, generation = record.generation,
                     "the state file cannot be used, the one before it is: {fault}"
                 );
-                record
+                (record, false)
             }
             Loaded::Fresh => {
                 tracing::info!(service = %name, live = %service.first, "no state file yet, the first color is live");
-                save(store, name, fresh(service))?
+                (fresh(service), true)
             }
         },
     };
@@ -77,10 +90,13 @@ pub fn entry(name: &ServiceName, service: &Service, store: &Store, assume: Optio
         return Err(BootError::LiveIsGone { service: name.clone(), live: record.live });
     }
     if !colors.contains(&record.preview) {
+        // Testers go elsewhere than this generation said.
         record.preview = record.live.clone();
+        record.generation += 1;
+        is_new = true;
     }
     record.previous = record.previous.filter(|color| colors.contains(color));
-    Ok(Entry::new(colors, record))
+    Ok((Entry::new(colors, record), is_new))
 }
 
 fn fresh(service: &Service) -> Record {
@@ -88,7 +104,75 @@ fn fresh(service: &Service) -> Record {
     Record { generation: 1, live: first.clone(), preview: first, previous: None, file_seen: None, history: Vec::new() }
 }
 
-fn save(store: &Store, name: &ServiceName, record: Record) -> Result<Record, StateError> {
-    store.save(name, &record)?;
-    Ok(record)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::tests::color;
+
+    fn portal() -> ServiceName {
+        "portal".parse().expect("a name")
+    }
+
+    fn config(colors: &[&str]) -> Config {
+        let backend = |name: &&str| (color(name), format!("/run/{name}.sock").parse().expect("an address"));
+        let service = Service { backends: colors.iter().map(backend).collect(), ..Service::default() };
+        Config { service: BTreeMap::from([(portal(), service)]), ..Config::default() }
+    }
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("a store");
+        (dir, store)
+    }
+
+    #[test]
+    fn the_first_record_is_saved_before_it_is_in_force() {
+        let (_dir, store) = store();
+        let board = boot(&config(&["blue", "green"]), &store, None).expect("a board");
+        let record = &board.services[&portal()].record;
+        assert_eq!((record.generation, &record.live), (1, &color("blue")));
+        assert_eq!(store.load(&portal()).expect("a record"), Loaded::Current(record.clone()));
+    }
+
+    /// A reload that failed elsewhere left the state of a service behind that had never been.
+    #[test]
+    fn looking_at_a_new_service_saves_nothing() {
+        let (_dir, store) = store();
+        let config = config(&["blue", "green"]);
+        let (_, is_new) = entry(&portal(), &config.service[&portal()], &store, None).expect("an entry");
+        assert!(is_new);
+        assert_eq!(store.load(&portal()).expect("no record"), Loaded::Fresh);
+    }
+
+    #[test]
+    fn a_preview_color_that_is_gone_makes_a_new_generation() {
+        let (_dir, store) = store();
+        let preview = Record { generation: 7, preview: color("red"), ..fresh(&Service::default()) };
+        store.save(&portal(), &preview).expect("saved");
+        let board = boot(&config(&["blue", "green"]), &store, None).expect("a board");
+        let record = &board.services[&portal()].record;
+        assert_eq!((record.generation, &record.preview), (8, &color("blue")));
+        assert_eq!(store.load(&portal()).expect("a record"), Loaded::Current(record.clone()));
+    }
+
+    /// The file still named the color that the operator had just told us not to take for live.
+    #[test]
+    fn an_assumed_color_wins_over_the_live_file() {
+        let (dir, store) = store();
+        let mut config = config(&["blue", "green"]);
+        let path = dir.path().join("live");
+        std::fs::write(&path, "green\n").expect("written");
+        config.service.get_mut(&portal()).expect("the service").live_file = Some(path.clone());
+        let board = boot(&config, &store, Some(&color("blue"))).expect("a board");
+        let todo = live_file::Reader::default().begin(&board.services[&portal()], live_file::look(&path));
+        assert_eq!(todo, live_file::Todo::Write);
+    }
+
+    #[test]
+    fn a_live_color_that_is_gone_is_no_reason_to_guess() {
+        let (_dir, store) = store();
+        boot(&config(&["blue", "green"]), &store, None).expect("a board");
+        let refused = boot(&config(&["green", "red"]), &store, None).expect_err("no guess");
+        assert!(matches!(refused, BootError::LiveIsGone { .. }), "{refused}");
+    }
 }

@@ -4,8 +4,8 @@
 //! runs beside the loop and comes back as an event, so that one service's drain never keeps another's switch waiting.
 
 use std::cell::Cell;
-use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,12 +20,12 @@ use tokio_util::sync::CancellationToken;
 use super::drain::Drain;
 use super::events::Events;
 use super::failpoint;
-use super::live_file::{self, Meaning};
+use super::live_file::{self, Meaning, Reader, Todo};
 use super::probe;
 use super::registry::Registry;
 use super::report::About;
 use super::state::{Record, Store};
-use super::switchboard::{Board, Command, CommandId, Done, Effect, Event, Refusal};
+use super::switchboard::{Board, Command, CommandId, Done, Effect, Entry, Event, Refusal};
 use super::watch::{self, Change, Key, Seen, Watched, Watcher};
 use crate::clock;
 use crate::mail::Mailboxes;
@@ -163,8 +163,7 @@ pub struct Operator {
     /// When each color was last asked outside of a switch.
     asked: HashMap<(ServiceName, Color), Instant>,
     pub(super) live_faults: HashMap<ServiceName, String>,
-    /// Services whose live file does not say what is live, because it could not be written.
-    pub(super) unwritten: BTreeSet<ServiceName>,
+    pub(super) live_files: HashMap<ServiceName, Reader>,
     pub(super) last_reload: Option<Reload>,
     pub(super) tally: Arc<super::metrics::Tally>,
 }
@@ -213,7 +212,7 @@ impl Operator {
             reports: HashMap::new(),
             asked: HashMap::new(),
             live_faults: HashMap::new(),
-            unwritten: BTreeSet::new(),
+            live_files: HashMap::new(),
             last_reload: None,
             tally,
         };
@@ -223,7 +222,7 @@ impl Operator {
     /// Runs until nobody can ask any more.
     pub async fn run(mut self) {
         self.rewatch();
-        self.read_live_files();
+        self.read_live_files(|_| true);
         let mut rounds = interval(ROUND);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -237,10 +236,7 @@ impl Operator {
                     News::Probed(service, color, report) => self.note(service, color, report),
                 },
                 Some(change) = self.changes.recv() => self.changed(change).await,
-                _ = rounds.tick() => {
-                    self.look_around();
-                    self.write_late_live_files();
-                }
+                _ = rounds.tick() => self.look_around(),
             }
         }
     }
@@ -323,11 +319,14 @@ impl Operator {
         let left = self.askers.get(&id).map(|asker| asker.left.clone()).unwrap_or_default();
         let color = color.clone();
         tokio::task::spawn_local(async move {
-            let Some((question, ready)) = question.zip(ready) else { return };
             let note = |report: &ProbeReport| {
                 let _ended = telling.send(News::Probed(service.clone(), color.clone(), report.clone()));
             };
-            let asking = probe::until_ready(&mail, &question, &ready, &passed, note);
+            let asking = async {
+                // The board and the configuration know the same colors; if they ever do not, the command still ends.
+                let (question, ready) = question.zip(ready).ok_or(None)?;
+                probe::until_ready(&mail, &question, &ready, &passed, note).await
+            };
             let event = match left.run_until_cancelled(asking).await {
                 Some(result) => Event::Probed(id, service, result),
                 None => Event::Abandoned(id, service),
@@ -414,18 +413,20 @@ impl Operator {
 
     fn write_live_file(&mut self, service: ServiceName, color: &Color) {
         let Some(path) = self.config.service.get(&service).and_then(|config| config.live_file.clone()) else { return };
+        let Some(entry) = self.board.services.get(&service) else { return };
+        let reader = self.live_files.entry(service.clone()).or_default();
+        if !reader.may_write(entry, color, &live_file::look(&path)) {
+            return;
+        }
         failpoint::reach("before_live_file");
         match live_file::write(&path, color) {
             Ok(text) => {
+                reader.wrote();
                 self.live_faults.remove(&service);
-                self.unwritten.remove(&service);
                 self.watcher.knows(Key::LiveFile(service.clone()), Seen::Content(text.clone().into_bytes()));
                 self.step(Event::FileSeen(service, text));
             }
-            Err(error) => {
-                self.unwritten.insert(service.clone());
-                self.live_file_fault(service, format!("cannot be written: {error}"));
-            }
+            Err(error) => self.live_file_fault(service, format!("cannot be written: {error}")),
         }
         failpoint::reach("after_live_file");
     }
@@ -499,11 +500,16 @@ impl Operator {
     // --- asks
 
     fn receipt(&mut self, service: ServiceName, generation: u64, reply: oneshot::Sender<Receipt>) {
-        let history = self.board.services.get(&service).map(|entry| entry.record.history.iter());
+        let entry = self.board.services.get(&service);
+        let history = entry.map(|entry| entry.record.history.iter());
         let item = history.and_then(|mut items| items.find(|item| item.generation == generation));
         match item.and_then(|item| item.receipt.clone()) {
             Some(receipt) => drop(reply.send(receipt)),
-            None => self.receipts.push((service, generation, reply)),
+            // Of a service that a reload has removed there may be no drain left to wait for.
+            None if entry.is_some() || self.drains.keys().any(|(draining, _)| *draining == service) => {
+                self.receipts.push((service, generation, reply));
+            }
+            None => {}
         }
     }
 
@@ -560,7 +566,7 @@ impl Operator {
     }
 
     /// That there is such a color.
-    pub(super) fn find(&self, service: &ServiceName, color: &Color) -> Result<&super::switchboard::Entry, Refusal> {
+    pub(super) fn find(&self, service: &ServiceName, color: &Color) -> Result<&Entry, Refusal> {
         let entry = self.board.services.get(service).ok_or_else(|| Refusal::UnknownService(service.clone()))?;
         if entry.colors.contains(color) {
             Ok(entry)
@@ -571,8 +577,9 @@ impl Operator {
 
     // --- what nobody asked for
 
-    /// Asks every color that has not been asked for a while.
+    /// Asks every color that has not been asked for a while, and looks at the live files.
     fn look_around(&mut self) {
+        self.look_at_live_files(|_| true, Reader::round);
         let mut due = Vec::new();
         for (service, config) in &self.config.service {
             let every = config.ready.watch.get();
@@ -611,35 +618,23 @@ impl Operator {
         self.watcher.set(watched);
     }
 
-    /// What live files say at start, or when there are new ones: one that changed while we were down is a command.
-    pub(super) fn read_live_files(&mut self) {
-        let files: Vec<_> = self
-            .config
-            .service
-            .iter()
-            .filter_map(|(name, config)| Some((name.clone(), config.live_file.clone()?)))
-            .collect();
-        for (service, path) in files {
-            self.live_file_says(service, &watch::look(&path, watch::What::Content));
-        }
+    /// What live files say at start, or when they are new to us: one that changed while nobody looked is a command.
+    pub(super) fn read_live_files(&mut self, wanted: impl Fn(&ServiceName) -> bool) {
+        self.look_at_live_files(wanted, Reader::begin);
     }
 
-    /// Writes live files that could not be written when it was time: their directory may have appeared.
-    fn write_late_live_files(&mut self) {
-        for service in self.unwritten.clone() {
-            let path = self.config.service.get(&service).and_then(|config| config.live_file.as_ref());
-            let entry = self.board.services.get(&service).filter(|entry| entry.pending.is_none());
-            let Some((path, entry)) = path.zip(entry) else { continue };
-            let writes = match live_file::read(&watch::look(path, watch::What::Content)) {
-                Meaning::Missing => true,
-                // Another text is a command, and the watcher is about to tell.
-                Meaning::Names(_, text) => entry.record.file_seen.as_ref() == Some(&text),
-                Meaning::Nonsense(_) => false,
-            };
-            if writes {
-                let live = entry.record.live.clone();
-                self.write_live_file(service, &live);
-            }
+    fn look_at_live_files(
+        &mut self,
+        wanted: impl Fn(&ServiceName) -> bool,
+        consider: impl Fn(&mut Reader, &Entry, Meaning) -> Todo,
+    ) {
+        let files = self.config.service.iter().filter(|(name, _)| wanted(name));
+        let files: Vec<_> =
+            files.filter_map(|(name, config)| Some((name.clone(), config.live_file.clone()?))).collect();
+        for (service, path) in files {
+            let Some(entry) = self.board.services.get(&service) else { continue };
+            let todo = consider(self.live_files.entry(service.clone()).or_default(), entry, live_file::look(&path));
+            self.heed(service, todo);
         }
     }
 
@@ -649,38 +644,26 @@ impl Operator {
                 tracing::info!(path = %change.path.display(), "the configuration file changed");
                 self.reload().await;
             }
-            // A switch may have written it since the watcher looked. What it held before is no command any more, and
-            // what it holds now is the next change.
-            Key::LiveFile(service) if watch::look(&change.path, watch::What::Content) == change.seen => {
-                self.live_file_says(service, &change.seen);
-            }
-            Key::LiveFile(_) => {}
+            Key::LiveFile(service) => self.live_file_changed(service, &change.path, &change.seen),
             Key::Socket(service, color) => self.socket_changed(service, color, &change.seen).await,
         }
     }
 
-    fn live_file_says(&mut self, service: ServiceName, seen: &Seen) {
+    fn live_file_changed(&mut self, service: ServiceName, path: &Path, seen: &Seen) {
         let Some(entry) = self.board.services.get(&service) else { return };
-        let live = entry.record.live.clone();
-        match live_file::read(seen) {
-            Meaning::Missing => self.write_live_file(service, &live),
-            Meaning::Nonsense(fault) => self.live_file_fault(service, fault),
-            Meaning::Names(color, _) if !entry.colors.contains(&color) => {
-                self.live_file_fault(service, format!("names `{color}`, which is no color of this service"));
-            }
-            Meaning::Names(color, text) => {
-                let settled = entry.pending.is_none();
-                let ours = entry.record.file_seen.as_ref() == Some(&text);
-                let asked = entry.pending.as_ref().and_then(|pending| pending.command.file.as_ref()) == Some(&text);
+        let reader = self.live_files.entry(service.clone()).or_default();
+        let todo = reader.changed(entry, &live_file::read(seen), live_file::look(path));
+        self.heed(service, todo);
+    }
+
+    fn heed(&mut self, service: ServiceName, todo: Todo) {
+        match todo {
+            Todo::Nothing => {}
+            Todo::Rest => drop(self.live_faults.remove(&service)),
+            Todo::Write => self.step(Event::FileAmiss(service)),
+            Todo::Complain(fault) => self.live_file_fault(service, fault),
+            Todo::Switch(color, text) => {
                 self.live_faults.remove(&service);
-                if ours && color != live && settled {
-                    // As we left it: a crash came between the switch and the file.
-                    self.write_live_file(service, &live);
-                    return;
-                }
-                if ours || asked {
-                    return;
-                }
                 let command = Command {
                     action: Action::Switch,
                     to: Some(color),

@@ -7,7 +7,7 @@ use bgproxy_conf::{Config, ServiceName};
 
 use super::boot;
 use super::operate::Operator;
-use super::switchboard::{Board, Entry};
+use super::switchboard::{Board, Entry, Unfit};
 use super::watch::{self, Key};
 use crate::clock;
 
@@ -45,6 +45,15 @@ impl Operator {
             saved.await.unwrap_or_else(|_ended| Err("bgproxy is shutting down".to_owned()))?;
         }
         let needs_restart = needs_restart(&self.config, &config);
+        let live_file = |config: &Config, name: &ServiceName| {
+            config.service.get(name).and_then(|service| service.live_file.clone())
+        };
+        let other_live_file: Vec<_> = config
+            .service
+            .keys()
+            .filter(|name| live_file(&self.config, name) != live_file(&config, name))
+            .cloned()
+            .collect();
         self.board = board;
         self.config = keep_what_needs_restart(config, &self.config);
         self.rules.store(Arc::new(self.config.control.clone()));
@@ -56,12 +65,11 @@ impl Operator {
         self.reports.retain(|(service, color), _| {
             services.get(service).is_some_and(|entry: &Entry| entry.colors.contains(color))
         });
-        self.live_faults.retain(|service, _| services.contains_key(service));
-        self.unwritten.retain(|service| services.contains_key(service));
-        // Nobody will write the receipt of a service that is gone; who waits for it shall not wait for ever.
-        self.receipts.retain(|(service, ..)| services.contains_key(service));
+        self.live_faults.retain(|service, _| services.contains_key(service) && !other_live_file.contains(service));
+        self.live_files.retain(|service, _| services.contains_key(service) && !other_live_file.contains(service));
         self.rewatch();
-        self.read_live_files();
+        // What the watcher saw there first is no news to it.
+        self.read_live_files(|service| other_live_file.contains(service));
         self.fence().await;
         Ok(needs_restart)
     }
@@ -72,25 +80,18 @@ impl Operator {
         let mut changed = Vec::new();
         for (name, service) in &config.service {
             let Some(before) = self.board.services.get(name) else {
-                let entry = boot::entry(name, service, &self.store, None).map_err(|error| error.to_string())?;
+                let (entry, is_new) =
+                    boot::entry(name, service, &self.store, None).map_err(|error| error.to_string())?;
+                if is_new {
+                    changed.push(name.clone());
+                }
                 board.services.insert(name.clone(), entry);
                 continue;
             };
             let mut entry = before.clone();
-            entry.colors = service.backends.keys().cloned().collect();
-            let needed = [Some(&entry.record.live), entry.pending.as_ref().map(|pending| &pending.to)];
-            if let Some(gone) = needed.into_iter().flatten().find(|color| !entry.colors.contains(color)) {
-                return Err(format!("service `{name}`: `{gone}` is live, it must stay in `service.{name}.backends`"));
-            }
-            if routes_differ(self.config.service.get(name), service) {
-                if entry.pending.is_some() {
-                    return Err(format!("service `{name}`: a command is being carried out, try again after it"));
-                }
-                if !entry.colors.contains(&entry.record.preview) {
-                    entry.record.preview = entry.record.live.clone();
-                }
-                entry.record.previous = entry.record.previous.take().filter(|color| entry.colors.contains(color));
-                entry.record.generation += 1;
+            let colors = service.backends.keys().cloned().collect();
+            let moves = routes_differ(self.config.service.get(name), service);
+            if entry.reload(colors, moves).map_err(|unfit| told(name, &unfit))? {
                 changed.push(name.clone());
             }
             board.services.insert(name.clone(), entry);
@@ -101,9 +102,18 @@ impl Operator {
             .iter()
             .find(|(name, entry)| entry.pending.is_some() && !board.services.contains_key(*name))
         {
-            return Err(format!("service `{name}`: a command is being carried out, try again after it"));
+            return Err(told(name, &Unfit::Busy));
         }
         Ok((board, changed))
+    }
+}
+
+fn told(name: &ServiceName, unfit: &Unfit) -> String {
+    match unfit {
+        Unfit::LiveIsGone(live) => {
+            format!("service `{name}`: `{live}` is live, it must stay in `service.{name}.backends`")
+        }
+        Unfit::Busy => format!("service `{name}`: a command is being carried out, try again after it"),
     }
 }
 

@@ -4,6 +4,11 @@
 //! runs the effects is in [`super::operate`]. The order of a switch's effects is the law of ARCHITECTURE.md,
 //! section 5: probe, persist, publish, fence, reply; then drain, receipt.
 
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use bgproxy_conf::wire::{Action, HistoryEntry, ProbeReport, Receipt, What};
@@ -34,6 +39,8 @@ pub struct Entry {
     pub draining: BTreeMap<Color, u64>,
     /// The record changed while a command's was being saved; it is saved after that.
     unsaved: bool,
+    /// The live file does not say what is live; it is written when no command is pending.
+    unwritten: bool,
 }
 
 /// A command being carried out.
@@ -100,6 +107,8 @@ pub enum Event {
     Drained(ServiceName, Receipt),
     /// The live file was written, or read and found to say what is so already.
     FileSeen(ServiceName, String),
+    /// The live file is gone, or does not say what is live though nobody asks for another color.
+    FileAmiss(ServiceName),
 }
 
 /// What is to be done, in this order.
@@ -109,7 +118,7 @@ pub enum Effect {
     Probe(CommandId, ServiceName, Color),
     /// Save the record; answer with [`Event::Persisted`] if a command waits for it.
     Persist(Option<CommandId>, ServiceName, Record),
-    /// The color is live again: end its drain before it can cut anything.
+    /// The color gets requests again: end its drain before it can cut anything.
     Resume(ServiceName, Color),
     /// Make a table of what is in force and let workers see it.
     Publish,
@@ -172,16 +181,49 @@ pub enum Refusal {
     NotSaved(String),
 }
 
+/// Why a configuration cannot come into force now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unfit {
+    /// It has no such color, which is live.
+    LiveIsGone(Color),
+    /// A command is being carried out.
+    Busy,
+}
+
 impl Entry {
     /// A service with what is on disk.
     pub fn new(colors: Vec<Color>, record: Record) -> Entry {
-        Entry { colors, record, pending: None, draining: BTreeMap::new(), unsaved: false }
+        Entry { colors, record, pending: None, draining: BTreeMap::new(), unsaved: false, unwritten: false }
     }
 
     /// Whether the color may still get requests from a table that is not everywhere yet, or finishes what it got.
     pub fn is_unsettled(&self, color: &Color) -> bool {
         self.draining.contains_key(color)
             || self.pending.as_ref().is_some_and(|pending| pending.stage == Stage::Fencing)
+    }
+
+    /// Takes the colors of another configuration; `moves` when requests go elsewhere by it, which makes a new
+    /// generation. True when there is a new record: it must be saved before it is in force.
+    ///
+    /// # Errors
+    /// [`Unfit`]: the configuration cannot come into force now.
+    pub fn reload(&mut self, colors: Vec<Color>, moves: bool) -> Result<bool, Unfit> {
+        if !colors.contains(&self.record.live) {
+            return Err(Unfit::LiveIsGone(self.record.live.clone()));
+        }
+        self.colors = colors;
+        if !moves {
+            return Ok(false);
+        }
+        if self.pending.is_some() {
+            return Err(Unfit::Busy);
+        }
+        if !self.colors.contains(&self.record.preview) {
+            self.record.preview = self.record.live.clone();
+        }
+        self.record.previous = self.record.previous.take().filter(|color| self.colors.contains(color));
+        self.record.generation += 1;
+        Ok(true)
     }
 
     fn refusal(&self, command: &Command) -> Option<Refusal> {
@@ -254,6 +296,17 @@ impl Entry {
         self.unsaved = false;
         Some(Effect::Persist(None, service.clone(), self.record.clone()))
     }
+
+    /// Writes the live file if it is to be written, now or when the pending command has ended.
+    // The record being saved says what the file said when the command began. Were the file written meanwhile and the
+    // daemon killed before the table is published, its restart would take our own text for somebody's command.
+    fn write_file(&mut self, service: &ServiceName) -> Option<Effect> {
+        if !self.unwritten || self.pending.is_some() {
+            return None;
+        }
+        self.unwritten = false;
+        Some(Effect::WriteLiveFile(service.clone(), self.record.live.clone()))
+    }
 }
 
 impl Pending {
@@ -277,6 +330,7 @@ impl Board {
             Event::Fenced(id, service) => self.fenced(id, service),
             Event::Drained(service, receipt) => self.drained(service, receipt),
             Event::FileSeen(service, text) => self.file_seen(service, text),
+            Event::FileAmiss(service) => self.file_amiss(service),
         }
     }
 
@@ -336,16 +390,19 @@ impl Board {
     fn persisted(&mut self, id: CommandId, service: ServiceName, result: Result<(), String>) -> Vec<Effect> {
         let Some((entry, mut pending)) = self.take(&service, id, Stage::Persisting) else { return Vec::new() };
         if let Err(fault) = result {
-            let mut effects = refuse(id, service.clone(), entry, &pending.command, Refusal::NotSaved(fault));
+            let mut effects = Vec::new();
             if entry.unsaved {
+                // Before the live file is written, which makes a newer record.
                 effects.extend(entry.save(&service));
             }
+            effects.extend(refuse(id, service, entry, &pending.command, Refusal::NotSaved(fault)));
             return effects;
         }
         let before = std::mem::replace(&mut entry.record, pending.next.clone());
         entry.catch_up(before, pending.command.file.is_some());
         let mut effects = Vec::new();
-        if pending.command.action != Action::Preview && entry.draining.remove(&pending.to).is_some() {
+        // Testers' requests are requests too: a color that gets new ones never drains.
+        if entry.draining.remove(&pending.to).is_some() {
             effects.push(Effect::Resume(service.clone(), pending.to.clone()));
         }
         pending.stage = Stage::Fencing;
@@ -365,19 +422,24 @@ impl Board {
         let (generation, to, by) = (done.generation, done.to.clone(), pending.command.by.clone());
         let mut effects = vec![Effect::Reply(id, Ok(done))];
         if pending.command.action == Action::Preview {
-            effects.push(Effect::Tell(service, What::Previewed { generation, color: pending.to, by }));
+            effects.push(Effect::Tell(service.clone(), What::Previewed { generation, color: pending.to, by }));
+            effects.extend(entry.write_file(&service));
             return effects;
         }
         let told = What::Switched { generation, from: from.clone(), to: to.clone(), by };
         effects.push(Effect::Tell(service.clone(), told));
         entry.draining.insert(from.clone(), generation);
-        effects.push(Effect::Drain { service: service.clone(), from, to: to.clone(), generation });
-        effects.push(Effect::WriteLiveFile(service, to));
+        effects.push(Effect::Drain { service: service.clone(), from, to, generation });
+        entry.unwritten = true;
+        effects.extend(entry.write_file(&service));
         effects
     }
 
     fn drained(&mut self, service: ServiceName, receipt: Receipt) -> Vec<Effect> {
-        let Some(entry) = self.services.get_mut(&service) else { return Vec::new() };
+        let Some(entry) = self.services.get_mut(&service) else {
+            // Removed meanwhile; whoever waits for the receipt is told all the same.
+            return vec![Effect::Tell(service, What::Drained(receipt))];
+        };
         if entry.draining.get(&receipt.from) == Some(&receipt.generation) {
             entry.draining.remove(&receipt.from);
         }
@@ -397,6 +459,12 @@ impl Board {
         }
         entry.record.file_seen = Some(text);
         entry.save(&service).into_iter().collect()
+    }
+
+    fn file_amiss(&mut self, service: ServiceName) -> Vec<Effect> {
+        let Some(entry) = self.services.get_mut(&service) else { return Vec::new() };
+        entry.unwritten = true;
+        entry.write_file(&service).into_iter().collect()
     }
 
     /// The service and its pending command, if it is this one at this stage: late news is dropped.
@@ -422,13 +490,12 @@ impl Entry {
 }
 
 /// Nothing changes; the asker is told, and a live file that asked goes back to the truth.
-fn refuse(id: CommandId, service: ServiceName, entry: &Entry, command: &Command, refusal: Refusal) -> Vec<Effect> {
+fn refuse(id: CommandId, service: ServiceName, entry: &mut Entry, command: &Command, refusal: Refusal) -> Vec<Effect> {
     let told =
         What::Refused { reason: refusal.reason().to_owned(), detail: refusal.to_string(), by: command.by.clone() };
     let mut effects = vec![Effect::Reply(id, Err(refusal)), Effect::Tell(service.clone(), told)];
-    if command.file.is_some() {
-        effects.push(Effect::WriteLiveFile(service, entry.record.live.clone()));
-    }
+    entry.unwritten |= command.file.is_some();
+    effects.extend(entry.write_file(&service));
     effects
 }
 

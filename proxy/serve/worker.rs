@@ -376,8 +376,8 @@ impl Worker {
                         let _gone = reply.send(probe::ask(&lane, &question, now).await);
                     });
                 }
-                Letter::Cut(slot, reply) => {
-                    let _gone = reply.send(self.cut(slot));
+                Letter::Cut(slot, before, reply) => {
+                    let _gone = reply.send(self.cut(slot, before));
                 }
                 Letter::Retire(slot) => {
                     if let Some(Some(lane)) = self.lanes.borrow().get(slot) {
@@ -389,9 +389,13 @@ impl Worker {
         }
     }
 
-    fn cut(&self, slot: usize) -> Vec<CutRequest> {
+    /// The color may get requests again by the time the letter is read: those are of a newer generation.
+    fn cut(&self, slot: usize, before: u64) -> Vec<CutRequest> {
         let flights = self.flights.borrow();
-        let condemned = flights.iter().map(|(_, flight)| flight).filter(|flight| flight.claims(slot));
+        let condemned = flights
+            .iter()
+            .map(|(_, flight)| flight)
+            .filter(|flight| flight.claims(slot) && flight.terms().generation < before);
         condemned
             .map(|flight| {
                 flight.condemn(Reason::DrainCut);
