@@ -244,9 +244,13 @@ fn live_files(file: &File<'_>, config: &Config) -> Result<(), ConfigError> {
         let at = service_key(name, &["live_file"]);
         absolute(file, at.clone(), "live_file", path, "a path such as \"/etc/portal/live\"")?;
         let path = plain(path);
-        if path.starts_with(&state) {
-            let message = format!("the live file of service `{name}` is inside `state.dir` ({})", state.display());
-            return file.fault(at, message, "keep it elsewhere: what is in `state.dir` belongs to bgproxy alone");
+        if path == state || path.parent() == Some(&state) {
+            let message = format!("the live file of service `{name}` is among the state files ({})", state.display());
+            return file.fault(
+                at,
+                message,
+                format!("give live files a directory, such as {}", state.join("live").display()),
+            );
         }
         if let Some(other) = seen.insert(path, name) {
             let message = format!("services `{other}` and `{name}` have the same live file");

@@ -160,7 +160,8 @@ pub fn look(path: &Path) -> Meaning {
     read(&watch::look(path, watch::What::Content))
 }
 
-/// Writes a color's name, by rename, so that a script never reads half of it. Gives back the text.
+/// Writes a color's name, by rename, so that a script never reads half of it. Gives back the text. The file keeps its
+/// mode: whoever may command by it may do so after a switch as well.
 ///
 /// # Errors
 /// The kernel's.
@@ -168,7 +169,11 @@ pub fn write(path: &Path, color: &Color) -> io::Result<String> {
     let text = format!("{color}\n");
     let mut temp = path.as_os_str().to_owned();
     temp.push(format!(".{}.new", std::process::id()));
-    let written = fs::File::create(&temp).and_then(|mut file| file.write_all(text.as_bytes()));
+    let mode = fs::metadata(path).map(|before| before.permissions());
+    let written = fs::File::create(&temp).and_then(|mut file| {
+        mode.map_or(Ok(()), |mode| file.set_permissions(mode))?;
+        file.write_all(text.as_bytes())
+    });
     let renamed = written.and_then(|()| fs::rename(&temp, path));
     if renamed.is_err() {
         // The first error is the one to tell.
@@ -299,6 +304,19 @@ mod tests {
             let seen = Seen::Content(text.as_bytes().to_vec());
             assert!(matches!(read(&seen), Meaning::Nonsense(_)), "{text:?}");
         }
+    }
+
+    /// A group that could write `green` into it could do so once.
+    #[test]
+    fn the_file_keeps_its_mode() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("live");
+        let mode = || fs::metadata(&path).expect("it is there").permissions().mode() & 0o777;
+        write(&path, &Color::green()).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o664)).expect("changed");
+        write(&path, &Color::blue()).expect("written");
+        assert_eq!(mode(), 0o664);
     }
 
     #[test]

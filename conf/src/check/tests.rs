@@ -333,13 +333,16 @@ fn a_live_file_is_shared_with_nobody() {
           = help: give each service a file of its own
         "#);
     assert_snapshot!(fault(&text("/var/lib/bgproxy/live", "/etc/live")), @r#"
-        error: the live file of service `a` is inside `state.dir` (/var/lib/bgproxy)
+        error: the live file of service `a` is among the state files (/var/lib/bgproxy)
          --> bgproxy.toml:4:1
           |
         4 | live_file = "/var/lib/bgproxy/live"
           | ^^^^^^^^^
           |
-          = help: keep it elsewhere: what is in `state.dir` belongs to bgproxy alone
+          = help: give live files a directory, such as /var/lib/bgproxy/live
         "#);
-    Config::parse(&text("/etc/live-a", "/etc/live-b"), Path::new("bgproxy.toml")).expect("no fault");
+    // A directory below the state files' is nobody's but the live files'.
+    for (a, b) in [("/etc/live-a", "/etc/live-b"), ("/var/lib/bgproxy/live/a", "/var/lib/bgproxy/live/b")] {
+        Config::parse(&text(a, b), Path::new("bgproxy.toml")).expect("no fault");
+    }
 }
