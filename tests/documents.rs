@@ -202,6 +202,17 @@ fn sources() -> String {
     all
 }
 
+#[test]
+fn the_configuration_in_the_readme_is_right() {
+    let dir = temp_dir();
+    let readme = read("README.md");
+    let text = readme.split_once("```toml\n").expect("a configuration").1.split_once("```").expect("its end").0;
+    let file = dir.path().join("bgproxy.toml");
+    std::fs::write(&file, text).expect("written");
+    let mut check = std::process::Command::new(env!("CARGO_BIN_EXE_bgproxy"));
+    Output::of(check.args(["check", "-c"]).arg(file), dir.path()).ok();
+}
+
 /// A link within the repository leads to a file.
 #[test]
 fn links_between_documents_lead_somewhere() {

@@ -48,8 +48,9 @@ fn the_unit_leaves_room_for_the_defaults() {
     assert_eq!(config.state.dir, runtime(&unit, "/var/lib", "StateDirectory"));
 }
 
+/// The first directory that systemd makes for this key.
 fn runtime(unit: &str, below: &str, key: &str) -> PathBuf {
-    Path::new(below).join(value(unit, key))
+    Path::new(below).join(value(unit, key).split(' ').next().expect("a directory"))
 }
 
 #[test]
