@@ -121,7 +121,9 @@ impl Fault {
             Fault::Unreachable { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => Some("`--socket PATH` or BGCTL_SOCKET names another one".into()),
                 io::ErrorKind::ConnectionRefused => Some("is bgproxy running? (systemctl status bgproxy)".into()),
-                io::ErrorKind::PermissionDenied => Some("try `sudo`, or join the group that owns the socket".into()),
+                io::ErrorKind::PermissionDenied => {
+                    Some("try `sudo`; or let `namei -l` show which directory above it keeps you out".into())
+                }
                 _ => None,
             },
             Fault::Lost { mutates: true, .. } => {

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use bgproxy_conf::{Config, ServiceName};
+use bgproxy_conf::Config;
 use clap::CommandFactory;
 
 use crate::args::Args;
 use crate::fault::{Exit, Fault};
 use crate::screen;
-use crate::words::{self, Paint};
+use crate::words::Paint;
 
 /// Checks a configuration file, in the daemon's own words.
 pub(crate) fn check(file: &Path, json: bool) -> Result<Exit, Fault> {
@@ -23,8 +23,8 @@ pub(crate) fn check(file: &Path, json: bool) -> Result<Exit, Fault> {
     }
     match loaded {
         Ok(config) => {
-            let services = words::listed(config.service.keys().map(ServiceName::as_str));
-            screen::say(format!("{} is fine: it serves {services}\n", file.display()))?;
+            let services: Vec<String> = config.service.keys().map(|name| format!("`{name}`")).collect();
+            screen::say(format!("{} is fine: it serves {}\n", file.display(), services.join(", ")))?;
         }
         Err(fault) => {
             let text = match screen::paint_notes() {

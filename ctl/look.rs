@@ -68,7 +68,10 @@ impl Run {
         if !colors.contains_key(color) {
             // Not a silent no: a cron job with a typing error would never run, and nobody would know.
             return Err(Fault::Refused {
-                title: format!("no color `{color}` in service `{service}`"),
+                title: format!(
+                    "there is no color `{color}`; service `{service}` has {}",
+                    words::listed(colors.keys().map(Color::as_str))
+                ),
                 detail: None,
                 hint: words::did_you_mean(color.as_str(), colors.keys().map(Color::as_str)),
             });

@@ -84,7 +84,6 @@ impl Run {
             Some(name) => status.services.get(name)?,
             None => status.services.values().next()?,
         };
-        // Without a color on the command line it is `--expect-live` that is wrong, and the daemon's detail has to do.
         words::did_you_mean(verb.color()?.as_str(), service.colors.keys().map(Color::as_str))
     }
 

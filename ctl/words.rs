@@ -48,25 +48,24 @@ impl Paint {
     }
 }
 
-/// What was probably meant, or else what there is to choose from.
+/// What was probably meant, if anything comes near.
 pub(crate) fn did_you_mean<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    let known: Vec<&str> = known.into_iter().collect();
-    let nearest = known
-        .iter()
+    let (_, name) = known
+        .into_iter()
         .map(|name| (strsim::damerau_levenshtein(typed, name), name))
         // A third of the letters may be wrong, and one always.
         .filter(|(distance, name)| *distance <= (name.len().max(typed.len()) / 3).max(1))
-        .min_by_key(|(distance, _)| *distance);
-    match nearest {
-        Some((_, name)) => Some(format!("did you mean `{name}`?")),
-        None if known.is_empty() => None,
-        None => Some(format!("known here: {}", listed(known))),
-    }
+        .min_by_key(|(distance, _)| *distance)?;
+    Some(format!("did you mean `{name}`?"))
 }
 
 /// Names as a list for people.
 pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    names.into_iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    let mut names: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
+    match names.pop() {
+        Some(last) if !names.is_empty() => format!("{} and {last}", names.join(", ")),
+        only => only.unwrap_or_default(),
+    }
 }
 
 /// A number with its noun.

@@ -101,7 +101,8 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let (config, path) = load(file.config)?;
             filter(&config.log)?;
             let path = path.as_deref().map_or("the built-in configuration".into(), Path::to_string_lossy);
-            print(&format!("{path} is right: {} service(s)\n", config.service.len()))
+            let services: Vec<String> = config.service.keys().map(|name| format!("`{name}`")).collect();
+            print(&format!("{path} is fine: it serves {}\n", services.join(", ")))
         }
         Verb::Demo(Demo { port, admin_port }) => demo(Ports { door: port, admin: admin_port }),
         Verb::Schema => print(&format!("{:#}\n", Config::schema())),

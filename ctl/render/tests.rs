@@ -404,11 +404,11 @@ fn reloads() {
 
 #[test]
 fn errors_of_the_daemon() {
-    let unknown = json!({ "status": 404, "reason": "unknown_color", "title": "no color `greeen` in service `portal`",
+    let unknown = json!({ "status": 404, "reason": "unknown_color", "title": "there is no color `greeen`; there are `blue` and `green`",
         "detail": null });
     let hint = did_you_mean("greeen", ["blue", "green"]);
     assert_snapshot!(render_problem(unknown, hint.as_deref()), @"
-    error: no color `greeen` in service `portal`
+    error: there is no color `greeen`; there are `blue` and `green`
     hint: did you mean `green`?
     ");
     let unready = json!({ "status": 409, "reason": "unready", "title": "green is not ready, blue stays live",
@@ -439,7 +439,7 @@ fn errors_on_the_way_to_the_daemon() {
     error: no control socket at /run/bgproxy/control.sock: is bgproxy running? (systemctl status bgproxy)
     hint: `--socket PATH` or BGCTL_SOCKET names another one
     error: no permission to open /run/bgproxy/control.sock
-    hint: try `sudo`, or join the group that owns the socket
+    hint: try `sudo`; or let `namei -l` show which directory above it keeps you out
     error: the daemon does not take calls on /run/bgproxy/control.sock (its queue is full)
     error: nobody listens on /run/bgproxy/control.sock (stale socket)
     hint: is bgproxy running? (systemctl status bgproxy)
@@ -466,9 +466,9 @@ fn errors_on_the_way_to_the_daemon() {
 }
 
 #[test]
-fn hints_name_what_is_near_or_else_all_there_is() {
+fn hints_name_what_is_near() {
     assert_eq!(did_you_mean("bleu", ["blue", "green"]).as_deref(), Some("did you mean `blue`?"));
-    assert_eq!(did_you_mean("purple", ["blue", "green"]).as_deref(), Some("known here: `blue`, `green`"));
+    assert_eq!(did_you_mean("purple", ["blue", "green"]), None, "the error has named what there is");
     assert_eq!(did_you_mean("purple", []), None);
 }
 

@@ -33,7 +33,7 @@ use super::caller::{Caller, Wants};
 use super::events::Events;
 use super::openapi;
 use super::operate::{Ask, Gone, Operators};
-use super::switchboard::{Command, Refusal, there_are};
+use super::switchboard::{Command, Refusal};
 use crate::clock;
 use crate::family::Page;
 
@@ -150,7 +150,7 @@ async fn service(State(api): State<Api>, Path(name): Path<String>) -> Result<Res
     let known: Vec<_> = status.services.keys().cloned().collect();
     match status.services.remove(&name) {
         Some(service) => Ok(Json(service).into_response()),
-        None => Err(Fault::Unknown { title: format!("there is no service `{name}`"), known: there_are(&known) }),
+        None => Err(Refusal::UnknownService(name, known).into()),
     }
 }
 
@@ -320,7 +320,7 @@ async fn reload(State(api): State<Api>) -> Result<Response, Fault> {
 enum Fault {
     Gone,
     Refused(Refusal),
-    Unknown { title: String, known: String },
+    NoService { title: String },
     NoColor { title: String, why: String },
     Body(serde_json::Error),
 }
@@ -341,7 +341,7 @@ impl IntoResponse for Fault {
     fn into_response(self) -> Response {
         match self {
             Fault::Gone => fault(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "bgproxy is shutting down"),
-            Fault::Unknown { title, known } => problem(StatusCode::NOT_FOUND, "unknown_service", &title, Some(known)),
+            Fault::NoService { title } => fault(StatusCode::NOT_FOUND, "unknown_service", &title),
             Fault::NoColor { title, why } => {
                 problem(StatusCode::UNPROCESSABLE_ENTITY, "unknown_color", &title, Some(why))
             }
@@ -355,7 +355,7 @@ impl IntoResponse for Fault {
 
 fn refused(refusal: &Refusal) -> Response {
     let status = match refusal {
-        Refusal::UnknownService(_) => StatusCode::NOT_FOUND,
+        Refusal::UnknownService(..) => StatusCode::NOT_FOUND,
         Refusal::UnknownColor(..) => StatusCode::UNPROCESSABLE_ENTITY,
         Refusal::NoPrevious | Refusal::Busy(..) => StatusCode::CONFLICT,
         Refusal::OtherLive(_) | Refusal::OtherGeneration(_) => StatusCode::PRECONDITION_FAILED,
@@ -399,7 +399,7 @@ fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
 }
 
 fn service_name(text: &str) -> Result<ServiceName, Fault> {
-    let unknown = |_invalid| Fault::Unknown { title: format!("there is no service `{text}`"), known: String::new() };
+    let unknown = |_invalid| Fault::NoService { title: format!("there is no service `{text}`") };
     ServiceName::try_from(text.to_owned()).map_err(unknown)
 }
 

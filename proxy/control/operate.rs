@@ -567,7 +567,7 @@ impl Operator {
 
     /// That there is such a color.
     pub(super) fn find(&self, service: &ServiceName, color: &Color) -> Result<&Entry, Refusal> {
-        let entry = self.board.services.get(service).ok_or_else(|| Refusal::UnknownService(service.clone()))?;
+        let entry = self.board.services.get(service).ok_or_else(|| self.board.unknown(service.clone()))?;
         if entry.colors.contains(color) {
             Ok(entry)
         } else {

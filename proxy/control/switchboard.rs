@@ -161,8 +161,8 @@ pub struct Done {
 /// Why a command was not carried out; nothing changed.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Refusal {
-    /// There is no such service.
-    UnknownService(ServiceName),
+    /// There is no such service; the ones there are.
+    UnknownService(ServiceName, Vec<ServiceName>),
     /// There is no such color; the ones there are.
     UnknownColor(Color, Vec<Color>),
     /// No color was live before.
@@ -320,6 +320,11 @@ impl Pending {
 }
 
 impl Board {
+    /// That there is no such service.
+    pub fn unknown(&self, service: ServiceName) -> Refusal {
+        Refusal::UnknownService(service, self.services.keys().cloned().collect())
+    }
+
     /// What follows from this event.
     pub fn step(&mut self, event: Event) -> Vec<Effect> {
         match event {
@@ -335,9 +340,10 @@ impl Board {
     }
 
     fn commanded(&mut self, id: CommandId, service: ServiceName, command: Command) -> Vec<Effect> {
-        let Some(entry) = self.services.get_mut(&service) else {
-            return vec![Effect::Reply(id, Err(Refusal::UnknownService(service)))];
-        };
+        if !self.services.contains_key(&service) {
+            return vec![Effect::Reply(id, Err(self.unknown(service)))];
+        }
+        let Some(entry) = self.services.get_mut(&service) else { return Vec::new() };
         let to = match entry.destination(&command).and_then(|to| match entry.refusal(&command) {
             Some(refusal) => Err(refusal),
             None => Ok(to),
@@ -503,7 +509,7 @@ impl Refusal {
     /// The stable name.
     pub fn reason(&self) -> &'static str {
         match self {
-            Refusal::UnknownService(_) => "unknown_service",
+            Refusal::UnknownService(..) => "unknown_service",
             Refusal::UnknownColor(..) => "unknown_color",
             Refusal::NoPrevious => "no_previous",
             Refusal::Busy(..) => "busy",
@@ -519,7 +525,7 @@ impl Refusal {
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Refusal::UnknownService(name) => write!(f, "there is no service `{name}`"),
+            Refusal::UnknownService(name, known) => write!(f, "there is no service `{name}`; {}", there_are(known)),
             Refusal::UnknownColor(color, colors) => {
                 write!(f, "there is no color `{color}`; {}", there_are(colors))
             }
@@ -540,7 +546,7 @@ impl std::fmt::Display for Refusal {
 }
 
 /// What there is to choose from.
-pub fn there_are(names: &[impl std::fmt::Display]) -> String {
+fn there_are(names: &[impl std::fmt::Display]) -> String {
     let mut names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
     match names.pop() {
         None => "there is none".to_owned(),
