@@ -39,3 +39,6 @@ mod documents;
 mod tour;
 // Files that are commands or change what is served: live files, the configuration, backends' sockets.
 mod files;
+
+// What people read from the two binaries, word for word.
+mod commands;
