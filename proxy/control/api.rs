@@ -43,8 +43,11 @@ const LOOK: Duration = Duration::from_millis(50);
 /// The longest a long poll lasts; whoever wants to wait longer asks again.
 const LONGEST_POLL: u64 = 3600;
 
-/// No command is larger.
+/// The largest body of a request; a true one has some hundred bytes.
 const LARGEST: usize = 64 * 1024;
+
+/// How much of it the audit line shows.
+const ASKED: usize = 200;
 
 /// What handlers need.
 #[derive(Debug, Clone)]
@@ -111,31 +114,51 @@ async fn authorize(
 ) -> Response {
     let mutates = request.method() != Method::GET && request.method() != Method::HEAD;
     let wants = if mutates { Wants::Operate } else { Wants::View };
-    let path = request.uri().path().to_owned();
-    if !caller.may(wants, &api.control.load()) {
-        audit(&caller, &path, &[], "forbidden");
-        let key = if mutates { "operators" } else { "viewers" };
-        let detail = format!("{caller} is not among `control.{key}`");
-        return problem(StatusCode::FORBIDDEN, "forbidden", "you may not do this", Some(detail));
-    }
-    if !mutates {
+    if !mutates && caller.may(wants, &api.control.load()) {
         return next.run(request).await;
     }
+    let mut audit = Audit { path: request.uri().path().to_owned(), caller, asked: String::new(), outcome: None };
+    if !audit.caller.may(wants, &api.control.load()) {
+        audit.outcome = Some(StatusCode::FORBIDDEN);
+        let key = if mutates { "operators" } else { "viewers" };
+        let title = format!("not permitted: {} is not among `control.{key}`", audit.caller);
+        return fault(StatusCode::FORBIDDEN, "forbidden", &title);
+    }
+    // What was asked is part of who did what, so it is read here, and read again by whoever carries it out.
     let (head, body) = request.into_parts();
     let Ok(body) = axum::body::to_bytes(body, LARGEST).await else {
-        return fault(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "the request is larger than any command");
+        audit.outcome = Some(StatusCode::PAYLOAD_TOO_LARGE);
+        return fault(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "no request is as large as this");
     };
-    let response = next.run(Request::from_parts(head, body.clone().into())).await;
-    audit(&caller, &path, &body, response.status().as_str());
+    audit.asked = String::from_utf8_lossy(&body).chars().take(ASKED).collect();
+    let response = next.run(Request::from_parts(head, body.into())).await;
+    audit.outcome = Some(response.status());
     response
 }
 
-/// One line for each mutation, done or not.
-fn audit(caller: &Caller, path: &str, command: &[u8], outcome: &str) {
-    let Caller { uid, gid, pid, user } = caller;
-    let command = String::from_utf8_lossy(command);
-    let user = user.as_deref().unwrap_or_default();
-    tracing::info!(target: "bgproxy::audit", uid, gid, pid, user, path, %command, outcome, "audit");
+/// One line for each mutation, and for each look that was refused, whatever came of it. Written when dropped: a
+/// caller who hangs up drops the handler, but what he asked for may be carried out all the same.
+struct Audit {
+    caller: Caller,
+    path: String,
+    asked: String,
+    outcome: Option<StatusCode>,
+}
+
+impl Drop for Audit {
+    fn drop(&mut self) {
+        let Audit { caller, path, asked, outcome } = self;
+        let (by, uid, gid) = (caller.to_string(), caller.uid, caller.gid);
+        match outcome.map(|status| status.as_u16()) {
+            Some(outcome @ 403) => {
+                tracing::warn!(target: "bgproxy::audit", by, uid, gid, path, outcome, "audit");
+            }
+            Some(outcome) => tracing::info!(target: "bgproxy::audit", by, uid, gid, path, asked, outcome, "audit"),
+            None => {
+                tracing::info!(target: "bgproxy::audit", by, uid, gid, path, asked, outcome = "hung up", "audit");
+            }
+        }
+    }
 }
 
 // --- looking

@@ -21,6 +21,15 @@ const NAMED: usize = 100;
 /// A cut request ends when its task notices, which is now; this is for a worker that is held up.
 const CUT_TAKES: Duration = Duration::from_secs(5);
 
+/// How a drain ended, as metrics and log call it.
+pub fn label(outcome: DrainOutcome) -> &'static str {
+    match outcome {
+        DrainOutcome::Drained => "drained",
+        DrainOutcome::Cut => "cut",
+        DrainOutcome::Resumed => "resumed",
+    }
+}
+
 /// One drain, beginning with a complete fence.
 #[derive(Debug)]
 pub struct Drain {

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use bgproxy_conf::wire::{DrainOutcome, Reload, What};
+use bgproxy_conf::wire::{Reload, What};
 use bgproxy_conf::{Color, ServiceName};
 
+use super::drain;
 use crate::family::{Family, Show};
 use crate::table::Table;
 
@@ -52,12 +53,7 @@ impl Tally {
             What::Previewed { .. } => command("previewed"),
             What::Refused { reason, .. } => command(reason),
             What::Drained(receipt) => {
-                let outcome = match receipt.outcome {
-                    DrainOutcome::Drained => "drained",
-                    DrainOutcome::Cut => "cut",
-                    DrainOutcome::Resumed => "resumed",
-                };
-                *service.drains.entry(outcome).or_default() += 1;
+                *service.drains.entry(drain::label(receipt.outcome)).or_default() += 1;
                 service.cut += receipt.cut_total;
                 service.drain_buckets[BUCKETS.partition_point(|bound| *bound < receipt.seconds)] += 1;
                 service.drain_seconds += receipt.seconds;

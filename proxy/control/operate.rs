@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::drain::Drain;
+use super::drain::{self, Drain};
 use super::events::Events;
 use super::failpoint;
 use super::live_file::{self, Meaning, Reader, Todo};
@@ -481,8 +481,11 @@ impl Operator {
             cut_total,
             ..
         } = receipt;
+        let outcome = drain::label(*outcome);
+        // To the millisecond, which is as exact as anybody cares to read.
+        let seconds = (seconds * 1e3).round() / 1e3;
         tracing::info!(
-            %service, generation, %from, ?outcome, in_flight, finished, failed, cut = cut_total, streams_left, seconds,
+            %service, generation, %from, outcome, in_flight, finished, failed, cut = cut_total, streams_left, seconds,
             "drain ended"
         );
         for request in cut {
