@@ -42,3 +42,6 @@ mod files;
 
 // What people read from the two binaries, word for word.
 mod commands;
+
+// What can be seen of it: metrics, health, events, logs, and by whom.
+mod seeing;

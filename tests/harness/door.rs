@@ -529,11 +529,17 @@ pub(crate) struct Events {
 impl Events {
     #[track_caller]
     pub(crate) fn open(at: impl Into<Target>, last_id: Option<u64>) -> Events {
+        Events::open_path(at, "/v1/events", last_id)
+    }
+
+    /// With a query, such as `/v1/events?service=api`.
+    #[track_caller]
+    pub(crate) fn open_path(at: impl Into<Target>, path: &str, last_id: Option<u64>) -> Events {
         let last_id = last_id.map(|id| id.to_string());
         let mut headers = vec![("Accept", "text/event-stream")];
         headers.extend(last_id.as_deref().map(|id| ("Last-Event-ID", id)));
         let mut raw = Raw::connect(at);
-        raw.send(request("GET", "/v1/events", &headers, b""));
+        raw.send(request("GET", path, &headers, b""));
         let (head, body) = raw.head();
         assert_eq!((head.status, head.fields.get("content-type")), (200, Some("text/event-stream")));
         Events { raw, body, text: String::new() }
