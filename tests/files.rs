@@ -283,14 +283,15 @@ fn a_switch_that_waits_for_a_service_that_is_removed_is_answered() {
     caller.send(request("POST", "/v1/services/portal/switch", &[], br#"{"to":"green","wait":true}"#));
     wait_until("the switch", DEADLINE, || pair.door.live() == "green");
     pair.door.forget("service.portal");
-    let answer = caller.response();
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    let reply: SwitchReply = serde_json::from_slice(&answer.body).unwrap();
-    assert_eq!((reply.changed, reply.receipt), (true, None));
-    // What is in flight may still finish.
+    wait_until("the service to be gone", DEADLINE, || !pair.door.status().services.contains_key("portal"));
+    // What is in flight may still finish, and the receipt is for whoever waits for it.
     pair.blue.go();
     let mut held = held;
     assert_eq!(held.response().color(), Some("blue"));
+    let answer = caller.response();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let reply: SwitchReply = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(reply.receipt.map(|receipt| (receipt.in_flight, receipt.finished)), Some((1, 1)));
 }
 
 // === sockets ===

@@ -194,7 +194,7 @@ fn a_wrong_request_is_told_what_is_wrong_with_it() {
         told("/v1/services/PORTAL/switch", json!({ "to": "green" })),
         told("/v1/services/portal/switch", json!({ "to": "purple" })),
         format!("404 {}", pair.door.call("/v1/services/portl").0.text()),
-        format!("400 {}", pair.door.call("/v1/services/portal/drain/Green").0.text()),
+        format!("422 {}", pair.door.call("/v1/services/portal/drain/Green").0.text()),
         format!("422 {}", pair.door.call("/v1/services/portal/drain/greeen").0.text()),
     ];
     insta::assert_snapshot!(told.join("\n"), @r#"
@@ -205,7 +205,7 @@ fn a_wrong_request_is_told_what_is_wrong_with_it() {
     404 {"status":404,"reason":"unknown_service","title":"there is no service `PORTAL`","detail":null}
     422 {"status":422,"reason":"unknown_color","title":"there is no color `purple`; there are `blue` and `green`","detail":null}
     404 {"status":404,"reason":"unknown_service","title":"there is no service `portl`; there is `portal`","detail":null}
-    400 {"status":400,"reason":"bad_request","title":"`Green` is not a color; write up to 32 of a-z, 0-9, `-` and `_` beginning with a letter, such as \"green\"","detail":null}
+    422 {"status":422,"reason":"unknown_color","title":"there is no color `Green`","detail":"`Green` is not a color; write up to 32 of a-z, 0-9, `-` and `_` beginning with a letter, such as \"green\""}
     422 {"status":422,"reason":"unknown_color","title":"there is no color `greeen`; there are `blue` and `green`","detail":null}
     "#);
 }

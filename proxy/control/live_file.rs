@@ -51,8 +51,11 @@ impl Reader {
     /// At start, or when the file is new to us: another text than the one we know is a command given meanwhile.
     pub fn begin(&mut self, entry: &Entry, now: Meaning) -> Todo {
         match &now {
-            // As we left it: a crash came between the switch and the file.
-            Meaning::Names(color, _) if *color != entry.record.live && is_known(entry, color) => Todo::Write,
+            Meaning::Names(color, _) if is_known(entry, color) => match *color == entry.record.live {
+                true => Todo::Rest,
+                // As we left it: a crash came between the switch and the file.
+                false => Todo::Write,
+            },
             _ => self.says(entry, now),
         }
     }
