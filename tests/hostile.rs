@@ -7,6 +7,7 @@ mod corpus;
 
 use std::fmt::Write as _;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use corpus::{Case, cases};
 
@@ -94,6 +95,25 @@ fn a_connection_without_a_request_costs_nothing_and_is_told_nothing() {
 fn at_once() -> &'static [Outcome] {
     static OUTCOMES: OnceLock<Vec<Outcome>> = OnceLock::new();
     OUTCOMES.get_or_init(|| run(&cases(), Pace::AtOnce))
+}
+
+#[test]
+fn a_body_that_comes_byte_by_byte_costs_about_its_size() {
+    let (door, blue) = Door::builder().before(Fake::never_answers);
+    let mut client = door.connect();
+    client.send(request("POST", "/slow", &[("Content-Length", "60000")], b""));
+    blue.wait_target("/slow");
+    let before = resident(&door);
+    client.send_slowly([b'a'; 4000], 1, Duration::from_micros(500));
+    let grown = resident(&door).saturating_sub(before);
+    assert!(grown < 4096, "{grown} KiB for 4000 bytes");
+}
+
+/// Memory that the door has, in KiB.
+fn resident(door: &Door) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", door.pid())).expect("the door's status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line for it");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
 /// Sends every case, side by side in as many doors as [`DOORS`], and checks what must hold of each.

@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct Upload {
     source: Option<Rc<Source>>,
-    /// Frames already given to this connection.
+    /// Bytes already given to this connection.
     replayed: usize,
     gate: Option<Gate>,
 }
@@ -37,8 +37,7 @@ pub struct Upload {
 pub struct Source {
     incoming: RefCell<Incoming>,
     flight: Rc<Flight>,
-    kept: RefCell<Vec<Bytes>>,
-    kept_size: Cell<usize>,
+    kept: RefCell<Vec<u8>>,
     /// Bytes the client may still send.
     allowance: Cell<u64>,
     size: SizeHint,
@@ -58,7 +57,6 @@ impl Source {
             incoming: RefCell::new(incoming),
             flight: flight.clone(),
             kept: RefCell::default(),
-            kept_size: Cell::new(0),
             allowance: Cell::new(allowance),
             gone: Cell::new(false),
             ended: Cell::new(false),
@@ -81,14 +79,14 @@ impl Source {
             self.gone.set(true);
             return;
         };
-        let size = self.kept_size.get() + data.len();
-        if self.gone.get() || size > KEPT {
+        let mut kept = self.kept.borrow_mut();
+        if self.gone.get() || kept.len() + data.len() > KEPT {
             self.gone.set(true);
-            self.kept.borrow_mut().clear();
+            *kept = Vec::new();
         } else {
-            self.kept_size.set(size);
-            // A frame is a slice of hyper's buffer; a copy would cost more than the buffer it pins for this request.
-            self.kept.borrow_mut().push(data.clone());
+            // Copied, because a frame is a slice of hyper's buffer and pins all of it: kilobytes for each byte of a
+            // client that sends one at a time.
+            kept.extend_from_slice(data);
         }
     }
 
@@ -143,10 +141,10 @@ impl HttpBody for Upload {
         let Some(source) = self.source.clone() else {
             return Poll::Ready(None);
         };
-        let again = source.kept.borrow().get(self.replayed).cloned();
-        if let Some(data) = again {
-            self.replayed += 1;
-            return Poll::Ready(Some(Ok(Frame::data(data))));
+        let again = Bytes::copy_from_slice(source.kept.borrow().get(self.replayed..).unwrap_or_default());
+        if !again.is_empty() {
+            self.replayed += again.len();
+            return Poll::Ready(Some(Ok(Frame::data(again))));
         }
         if source.ended.get() {
             return Poll::Ready(None);
