@@ -3,13 +3,15 @@
 //! [`api`] and [`watch`] bring commands, [`switchboard`] decides, [`operate`] carries out what it decided: [`probe`]
 //! asks a color, [`state`] saves, the table is published, workers confirm, [`drain`] waits for the old color.
 //! [`boot`] begins where the last run ended and [`reload`] takes a new configuration in.
-//! [`events`] and [`report`] tell what happened and what is; [`admin`] and [`metrics`] show it to machines and people.
+//! [`events`] and [`report`] tell what happened and what is; [`admin`] and [`metrics`] show it to machines and people,
+//! who are kept from holding too many connections by [`bounded`].
 //!
 //! All of it runs on one thread of its own, so it answers however busy the workers are.
 
 pub mod admin;
 pub mod api;
 pub mod boot;
+pub mod bounded;
 pub mod caller;
 pub mod demo;
 pub mod drain;

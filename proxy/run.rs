@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::control::admin::{self, Readiness};
 use crate::control::api::{self, Api};
 use crate::control::boot;
+use crate::control::bounded::Bounded;
 use crate::control::caller::{self, Caller};
 use crate::control::events::Events;
 use crate::control::metrics::{ControlMetrics, Tally};
@@ -357,7 +358,7 @@ fn start_workers(
 fn serve_control(listener: UnixListener, api: Api, ending: CancellationToken) -> tokio::task::JoinHandle<()> {
     let service = api::router(api).into_make_service_with_connect_info::<Caller>();
     tokio::spawn(async move {
-        let serving = axum::serve(listener, service).with_graceful_shutdown(ending.cancelled_owned());
+        let serving = axum::serve(Bounded::new(listener), service).with_graceful_shutdown(ending.cancelled_owned());
         if let Err(error) = serving.await {
             tracing::error!("the control socket failed: {error}");
         }
@@ -373,7 +374,7 @@ fn serve_admin(
     let listener = TcpListener::from_std(listener)?;
     let service = admin::router(api, readiness);
     Ok(tokio::spawn(async move {
-        let serving = axum::serve(listener, service).with_graceful_shutdown(ending.cancelled_owned());
+        let serving = axum::serve(Bounded::new(listener), service).with_graceful_shutdown(ending.cancelled_owned());
         if let Err(error) = serving.await {
             tracing::error!("the admin listener failed: {error}");
         }

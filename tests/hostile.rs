@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use corpus::{Case, cases};
 
-use crate::harness::raw::{Failure, Response, request};
+use crate::harness::raw::{Failure, Response, Target, request};
 use crate::harness::strict::{Request, cut};
-use crate::harness::{Door, Fake, Raw};
+use crate::harness::{DEADLINE, Door, Fake, Raw, wait_until};
 
 /// Behind every case: answered only by a door that still trusts the connection.
 const LAST: &[u8] = b"GET /last HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -107,6 +107,29 @@ fn a_body_that_comes_byte_by_byte_costs_about_its_size() {
     client.send_slowly([b'a'; 4000], 1, Duration::from_micros(500));
     let grown = resident(&door).saturating_sub(before);
     assert!(grown < 4096, "{grown} KiB for 4000 bytes");
+}
+
+#[test]
+fn connections_that_ask_nothing_of_the_daemon_leave_its_descriptors_to_clients() {
+    let (door, _blue) = Door::builder().before(Fake::echoes);
+    let control = door.control();
+    let targets: [(&str, Target); 2] = [("control", control.as_path().into()), ("admin", door.admin().into())];
+    for (name, target) in &targets {
+        let before = descriptors(&door);
+        let idle: Vec<Raw> = (0..400).map(|_| Raw::connect(target)).collect();
+        let mut last = Raw::connect(target);
+        assert!(last.rest().bytes.is_empty(), "{name}: one too many was answered");
+        let held = descriptors(&door) - before;
+        assert!((200..300).contains(&held), "{name}: {held} are held");
+        assert_eq!(door.get("/").status, 200, "{name}");
+        drop(idle);
+        wait_until("room again", DEADLINE, || Raw::try_get(target, "/metrics").is_ok());
+    }
+}
+
+/// Files and connections that the door has open.
+fn descriptors(door: &Door) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", door.pid())).expect("the door's descriptors").count()
 }
 
 /// Memory that the door has, in KiB.

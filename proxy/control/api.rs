@@ -29,6 +29,7 @@ use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::CancellationToken;
 
+use super::bounded::Bounded;
 use super::caller::{Caller, Wants};
 use super::events::Events;
 use super::openapi;
@@ -64,9 +65,9 @@ pub struct Api {
     pub ending: CancellationToken,
 }
 
-impl Connected<IncomingStream<'_, UnixListener>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        match stream.io().peer_cred() {
+impl Connected<IncomingStream<'_, Bounded<UnixListener>>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, Bounded<UnixListener>>) -> Self {
+        match stream.io().stream().peer_cred() {
             Ok(credentials) => Caller::new(&credentials),
             Err(error) => {
                 tracing::warn!("cannot tell who is calling: {error}");
