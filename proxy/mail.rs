@@ -40,6 +40,8 @@ pub struct Question {
     pub expect: bgproxy_conf::StatusRanges,
     /// How long the answer's head may take, connecting included.
     pub timeout: Duration,
+    /// Idle connections that may be kept.
+    pub pool: usize,
 }
 
 /// All workers' mailboxes.

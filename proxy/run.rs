@@ -43,6 +43,9 @@ use crate::{VERSION, clock};
 /// After the deadline of a shutdown, workers get this long to notice.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// How long each part of the control wing may take to end.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// Panics since the start.
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
@@ -143,7 +146,7 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
         let (ended, mut endings) = mpsc::unbounded_channel();
         let threads = start_workers(workers, listeners, mailboxes, &table, &meters, &log, &ended)?;
         drop((log, ended));
-        let operating = tokio::task::spawn_local(operator.run());
+        let mut operating = tokio::task::spawn_local(operator.run());
 
         let ending = CancellationToken::new();
         let api = Api { operators: operators.clone(), events, page, control: rules, ending: ending.clone() };
@@ -154,7 +157,7 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
         tracing::info!(version = VERSION, workers, listen = ?about.listen, admin = about.admin, "the door is open");
         opened(&about);
 
-        let why = wait_for_the_end(&mut signals, &mut endings, &operators).await;
+        let why = wait_for_the_end(&mut signals, &mut endings, &mut operating, &operators).await;
         readiness.set(false);
         let within = **shutdown.load();
         tracing::info!(why = %why, deadline = ?within, "closing the door");
@@ -162,10 +165,17 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
         let closed = close(&mut signals, &mut endings, threads.len(), within).await;
         ending.cancel();
         drop(operators);
-        for server in [control, admin] {
-            server.abort();
+        // Whoever asks is answered, what was decided is saved; neither is waited for without end.
+        let mut tasks = vec![control, admin];
+        if !matches!(why, Why::Control(_)) {
+            tasks.push(operating);
         }
-        operating.abort();
+        for task in tasks {
+            let ender = task.abort_handle();
+            if tokio::time::timeout(FAREWELL, task).await.is_err() {
+                ender.abort();
+            }
+        }
         control_socket.remove();
         // Workers that did not end still hold it; it would be waited for in vain.
         if closed && let Some(writer) = writer {
@@ -175,7 +185,7 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
         match (why, closed) {
             (Why::Signal(_), true) => Ok(ExitCode::SUCCESS),
             (Why::Signal(_), false) => Ok(ExitCode::FAILURE),
-            (Why::Worker(fault), _) => Err(anyhow!("a worker ended: {fault}")),
+            (why @ (Why::Worker(_) | Why::Control(_)), _) => Err(anyhow!("{why}")),
         }
     })
 }
@@ -394,6 +404,7 @@ struct Signals {
 enum Why {
     Signal(&'static str),
     Worker(String),
+    Control(String),
 }
 
 impl std::fmt::Display for Why {
@@ -401,6 +412,7 @@ impl std::fmt::Display for Why {
         match self {
             Why::Signal(name) => f.write_str(name),
             Why::Worker(fault) => write!(f, "a worker ended: {fault}"),
+            Why::Control(fault) => write!(f, "the control task ended: {fault}"),
         }
     }
 }
@@ -424,16 +436,30 @@ impl Signals {
 
 type Endings = mpsc::UnboundedReceiver<Result<(), String>>;
 
-async fn wait_for_the_end(signals: &mut Signals, endings: &mut Endings, operators: &Operators) -> Why {
+/// A door that nobody can switch any more is closed, so that the service manager opens it again.
+async fn wait_for_the_end(
+    signals: &mut Signals,
+    endings: &mut Endings,
+    operating: &mut tokio::task::JoinHandle<()>,
+    operators: &Operators,
+) -> Why {
     loop {
         tokio::select! {
             _ = signals.term.recv() => return Why::Signal("SIGTERM"),
             _ = signals.int.recv() => return Why::Signal("SIGINT"),
             _ = signals.hup.recv() => {
                 tracing::info!("SIGHUP: reading the configuration again");
-                if let Err(gone) = operators.ask(Ask::Reload).await {
-                    tracing::warn!("cannot reload: {gone}");
-                }
+                let operators = operators.clone();
+                // Beside the loop: a signal that ends the daemon is heard meanwhile.
+                tokio::task::spawn_local(async move {
+                    if let Err(gone) = operators.ask(Ask::Reload).await {
+                        tracing::warn!("cannot reload: {gone}");
+                    }
+                });
+            }
+            ended = &mut *operating => {
+                let fault = ended.err().map_or_else(|| "nobody told it to".to_owned(), |error| error.to_string());
+                return Why::Control(fault);
             }
             Some(ending) = endings.recv() => {
                 return Why::Worker(ending.err().unwrap_or_else(|| "nobody told it to".to_owned()));

@@ -9,6 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use axum::body::Bytes;
 use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
@@ -183,7 +184,11 @@ struct Filter {
     service: Option<String>,
 }
 
-async fn history(State(api): State<Api>, Query(filter): Query<Filter>) -> Result<Response, Fault> {
+async fn history(
+    State(api): State<Api>,
+    filter: Result<Query<Filter>, QueryRejection>,
+) -> Result<Response, Fault> {
+    let Query(filter) = filter?;
     let mut history = api.operators.ask(Ask::History).await?;
     if let Some(name) = filter.service {
         history.entries.retain(|entry| entry.service.as_str() == name);
@@ -198,7 +203,12 @@ async fn metrics(State(api): State<Api>) -> Response {
     }
 }
 
-async fn events(State(api): State<Api>, Query(filter): Query<Filter>, headers: HeaderMap) -> Response {
+async fn events(
+    State(api): State<Api>,
+    filter: Result<Query<Filter>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Fault> {
+    let Query(filter) = filter?;
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
     let (missed, news) = api.events.follow(last);
     // An id without data, so that whoever has heard nothing yet can still come back to here.
@@ -214,7 +224,7 @@ async fn events(State(api): State<Api>, Query(filter): Query<Filter>, headers: H
     let stream = missed.chain(news).filter(move |event| std::future::ready(wanted(event))).map(to_sse);
     let ending = api.ending.clone();
     let stream = first.chain(stream).take_until(async move { ending.cancelled().await });
-    respond_with(stream)
+    Ok(respond_with(stream))
 }
 
 fn respond_with(stream: impl Stream<Item = Result<sse::Event, Infallible>> + Send + 'static) -> Response {
@@ -237,8 +247,9 @@ struct Patience {
 async fn drain(
     State(api): State<Api>,
     Path((service, color)): Path<(String, String)>,
-    Query(patience): Query<Patience>,
+    patience: Result<Query<Patience>, QueryRejection>,
 ) -> Result<Response, Fault> {
+    let Query(patience) = patience?;
     let (service, color) = (service_name(&service)?, color_name(&color)?);
     let deadline = Instant::now() + Duration::from_secs(patience.timeout.unwrap_or(0).min(LONGEST_POLL));
     loop {
@@ -347,6 +358,13 @@ enum Fault {
     NoService { title: String },
     NoColor { title: String, why: String },
     Body(serde_json::Error),
+    Query(QueryRejection),
+}
+
+impl From<QueryRejection> for Fault {
+    fn from(rejection: QueryRejection) -> Self {
+        Fault::Query(rejection)
+    }
 }
 
 impl From<Gone> for Fault {
@@ -371,6 +389,10 @@ impl IntoResponse for Fault {
             }
             Fault::Body(error) => {
                 problem(StatusCode::BAD_REQUEST, "bad_request", "the request's JSON is wrong", Some(error.to_string()))
+            }
+            Fault::Query(rejection) => {
+                let detail = Some(rejection.body_text());
+                problem(StatusCode::BAD_REQUEST, "bad_request", "the request's query is wrong", detail)
             }
             Fault::Refused(refusal) => refused(&refusal),
         }

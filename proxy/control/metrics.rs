@@ -109,6 +109,9 @@ impl Show for ControlMetrics {
         let table = self.table.load();
         let mut counts = self.tally.lock();
         counts.services.retain(|name, _| table.service(name).is_some());
+        counts.ready.retain(|(name, color), _| {
+            table.service(name).is_some_and(|service| service.backends.iter().any(|backend| backend.color == *color))
+        });
         let mut families = colors(&table, &counts);
         families.extend(commands(&counts));
         families.extend(drains(&counts));

@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 use bgproxy_conf::wire::{Action, History, IdleReply, ProbeReport, Receipt, Reload, Status, What};
 use bgproxy_conf::{Address, Color, Config, Control, ServiceName};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -147,7 +148,9 @@ pub struct Operator {
     news: mpsc::UnboundedReceiver<News>,
     /// For the tasks beside the loop; there are only as many as there are commands and colors.
     telling: mpsc::UnboundedSender<News>,
+    /// Unbounded, because a decision must not wait for the disk; there is at most one record per command and drain.
     saving: mpsc::UnboundedSender<Saving>,
+    saver: JoinHandle<()>,
     pub(super) watcher: Watcher,
     changes: mpsc::Receiver<Change>,
     next_command: CommandId,
@@ -158,10 +161,10 @@ pub struct Operator {
     /// Deadline and end of each drain.
     pub(super) drains: HashMap<(ServiceName, Color), (Instant, CancellationToken)>,
     /// Requests each color had finished when it became live.
-    served_before: HashMap<(ServiceName, Color), u64>,
+    pub(super) served_before: HashMap<(ServiceName, Color), u64>,
     pub(super) reports: HashMap<(ServiceName, Color), ProbeReport>,
     /// When each color was last asked outside of a switch.
-    asked: HashMap<(ServiceName, Color), Instant>,
+    pub(super) asked: HashMap<(ServiceName, Color), Instant>,
     pub(super) live_faults: HashMap<ServiceName, String>,
     pub(super) live_files: HashMap<ServiceName, Reader>,
     pub(super) last_reload: Option<Reload>,
@@ -183,7 +186,7 @@ impl Operator {
         let (telling, news) = mpsc::unbounded_channel();
         let (watcher, changes) = Watcher::start();
         let (saving, queue) = mpsc::unbounded_channel();
-        tokio::task::spawn_local(save_in_order(parts.store.clone(), queue));
+        let saver = tokio::task::spawn_local(save_in_order(parts.store.clone(), queue));
         let Parts { config, config_path, board, registry, table, mail, store, events, about, rules, shutdown } = parts;
         let operator = Operator {
             config,
@@ -201,6 +204,7 @@ impl Operator {
             news,
             telling,
             saving,
+            saver,
             watcher,
             changes,
             next_command: 0,
@@ -229,7 +233,7 @@ impl Operator {
             tokio::select! {
                 ask = self.asks.recv() => match ask {
                     Some(ask) => self.answer(ask).await,
-                    None => return,
+                    None => break,
                 },
                 Some(news) = self.news.recv() => match news {
                     News::Event(event) => self.step(event),
@@ -237,7 +241,15 @@ impl Operator {
                 },
                 Some(change) = self.changes.recv() => self.changed(change).await,
                 _ = rounds.tick() => self.look_around(),
+                // Its end is not asked for before ours.
+                _ = &mut self.saver => panic!("nobody saves records any more"),
             }
+        }
+        // What was decided is saved before the daemon ends.
+        let Operator { saving, saver, .. } = self;
+        drop(saving);
+        if let Err(error) = saver.await {
+            tracing::error!("cannot save what happened: {error}");
         }
     }
 

@@ -21,6 +21,7 @@ pub fn question(service: &Service, backend: &Arc<Backend>) -> Question {
         host: host.clone().or(exact).unwrap_or_else(|| "localhost".to_owned()),
         expect: expect.clone(),
         timeout: timeout.get(),
+        pool: service.pool.size,
     }
 }
 

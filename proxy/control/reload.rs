@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bgproxy_conf::wire::{Reload, What};
-use bgproxy_conf::{Config, ServiceName};
+use bgproxy_conf::{Color, Config, ServiceName};
 
 use super::boot;
 use super::operate::Operator;
@@ -62,9 +62,13 @@ impl Operator {
         let Board { services } = &self.board;
         self.registry
             .retain(|service, color| services.get(service).is_some_and(|entry: &Entry| entry.colors.contains(color)));
-        self.reports.retain(|(service, color), _| {
+        let exists = |(service, color): &(ServiceName, Color)| {
             services.get(service).is_some_and(|entry: &Entry| entry.colors.contains(color))
-        });
+        };
+        self.reports.retain(|key, _| exists(key));
+        self.asked.retain(|key, _| exists(key));
+        self.served_before.retain(|key, _| exists(key));
+        self.passed.retain(|service, _| services.contains_key(service));
         self.live_faults.retain(|service, _| services.contains_key(service) && !other_live_file.contains(service));
         self.live_files.retain(|service, _| services.contains_key(service) && !other_live_file.contains(service));
         self.rewatch();

@@ -58,6 +58,8 @@ pub struct Conn {
     old: Cell<bool>,
     /// An answer broke off.
     broken: Cell<bool>,
+    /// When the client last took a byte, in the worker's milliseconds.
+    taken: Cell<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +101,7 @@ impl Conn {
             left: Cell::new(false),
             old: Cell::new(false),
             broken: Cell::new(false),
+            taken: Cell::new(now),
         }
     }
 
@@ -111,6 +114,11 @@ impl Conn {
     /// A request has ended, one way or another.
     pub fn ends(&self) {
         self.busy.set(self.busy.get().saturating_sub(1));
+    }
+
+    /// When the client last took a byte.
+    pub fn taken(&self) -> u64 {
+        self.taken.get()
     }
 
     /// An answer that had begun will not be completed.
@@ -186,11 +194,14 @@ impl Conn {
 /// A connection's place among the worker's, given up on whatever way it ends.
 struct Place {
     worker: Rc<Worker>,
+    conn: Rc<Conn>,
     key: usize,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        // A request whose last bytes will never leave also holds the connection that holds it.
+        drop(self.conn.flushing.take());
         self.worker.disconnect(self.key);
     }
 }
@@ -199,13 +210,10 @@ impl Drop for Place {
 /// whoever accepts next knows how many there are.
 pub fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     let conn = Rc::new(Conn::new(peer, worker.now()));
-    let place = Place { key: worker.connect(conn.clone()), worker };
+    let place = Place { key: worker.connect(conn.clone()), conn, worker };
     tokio::task::spawn_local(async move {
-        let worker = &place.worker;
-        let (stream, parting) = speak(worker, &conn, stream).await;
-        // A request whose last bytes will never leave; it also holds the connection that holds it.
-        drop(conn.flushing.take());
-        part(worker, stream, parting).await;
+        let (stream, parting) = speak(&place.worker, &place.conn, stream).await;
+        part(&place.worker, stream, parting).await;
     });
 }
 
@@ -248,8 +256,9 @@ async fn speak(worker: &Rc<Worker>, conn: &Rc<Conn>, stream: TcpStream) -> (TcpS
         Pin::new(&mut http).poll(cx).map(|result| conn.parting(result))
     })
     .await;
-    // Ends what was still going on.
+    // Ends what was still going on, also what would only have had to leave hyper's buffers.
     let http = http.into_parts();
+    drop(conn.flushing.take());
     let stream = http.io.into_inner().stream;
     if conn.broken.get() && conn.old.get() {
         return (stream, Parting::Reset);
@@ -327,6 +336,15 @@ impl Io {
     }
 }
 
+impl Io {
+    fn wrote(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(1..)) = result {
+            self.conn.taken.set(self.worker.now());
+        }
+        result
+    }
+}
+
 impl AsyncRead for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
@@ -345,7 +363,8 @@ impl AsyncWrite for Io {
         if self.mute(buf) {
             return Poll::Ready(Ok(buf.len()));
         }
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(result)
     }
 
     fn poll_write_vectored(
@@ -356,7 +375,8 @@ impl AsyncWrite for Io {
         if self.mute(bufs.first().map_or(&[], |buf| buf)) {
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
         }
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.wrote(result)
     }
 
     fn is_write_vectored(&self) -> bool {

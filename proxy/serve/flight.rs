@@ -268,10 +268,11 @@ impl Flight {
 
     // --- what is done to it
 
-    /// Ends the request for this reason: with an answer while none has begun, else by breaking the message.
-    pub fn condemn(&self, reason: Reason) {
+    /// Ends the request for this reason: with an answer while none has begun, else by breaking the message. False when
+    /// it is condemned already.
+    pub fn condemn(&self, reason: Reason) -> bool {
         if self.verdict.get().is_some() {
-            return;
+            return false;
         }
         self.verdict.set(Some(reason));
         if matches!(self.step.get(), Step::Streaming | Step::Flushing) {
@@ -279,6 +280,7 @@ impl Flight {
         } else if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
+        true
     }
 
     /// The deadline that has passed, if one has.
@@ -293,7 +295,11 @@ impl Flight {
             Step::Streaming if self.download.get() == Side::Backend => {
                 (still > terms.idle).then_some(Reason::BackendStalled)
             }
-            Step::Streaming | Step::Flushing => (still > terms.idle).then_some(Reason::ClientTimeout),
+            // A client that takes the answer byte by byte empties hyper's buffers for long, and yet takes it.
+            Step::Streaming | Step::Flushing => {
+                let still = still.min(now.saturating_sub(self.conn.taken()));
+                (still > terms.idle).then_some(Reason::ClientTimeout)
+            }
         }
     }
 

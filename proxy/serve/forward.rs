@@ -66,8 +66,8 @@ async fn exchange(
     let upload = Source::new(body, guard.flight(), worker.limits().body_size);
     let (response, link) = send(worker, guard, head, &upload).await?;
     let (mut head, body) = response.into_parts();
-    // We never ask for a change of protocol.
-    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+    // We never ask for a change of protocol, and there is no sixth class of statuses (RFC 9110, section 15).
+    if head.status == StatusCode::SWITCHING_PROTOCOLS || head.status.as_u16() >= 600 {
         return Err(Reason::BackendMalformed.into());
     }
     headers::to_client(&mut head, guard.terms().preview);

@@ -40,6 +40,8 @@ pub struct Lane {
     pub meter: Arc<Meter>,
     worker: usize,
     idle: RefCell<Vec<Link>>,
+    /// Grows when connections made before are not to be used again.
+    era: StdCell<u32>,
     /// When trouble was last logged, in the worker's milliseconds, and how much was not since.
     warned: StdCell<Option<u64>>,
     unsaid: StdCell<u64>,
@@ -53,6 +55,7 @@ impl Lane {
             meter,
             worker,
             idle: RefCell::default(),
+            era: StdCell::default(),
             warned: StdCell::default(),
             unsaid: StdCell::default(),
         }
@@ -82,7 +85,8 @@ impl Lane {
     /// Keeps a connection whose exchange is complete, unless there are `most` already.
     pub fn keep(&self, mut link: Link, most: usize, now: u64) {
         let mut idle = self.idle.borrow_mut();
-        if !link.spent && !link.sender.is_closed() && idle.len() < most {
+        let usable = !link.spent && link.era == self.era.get() && !link.sender.is_closed();
+        if usable && idle.len() < most {
             link.idle_since = now;
             idle.push(link);
         }
@@ -93,8 +97,9 @@ impl Lane {
         self.idle.borrow_mut().retain(|link| link.idle_since >= since && !link.sender.is_closed());
     }
 
-    /// Closes every idle connection.
+    /// Closes every idle connection, and each that is in use now after its exchange.
     pub fn retire(&self) {
+        self.era.set(self.era.get().wrapping_add(1));
         self.idle.borrow_mut().clear();
     }
 
@@ -103,6 +108,7 @@ impl Lane {
     /// # Errors
     /// A [`Failure`] that tells every errno apart.
     pub async fn connect(&self, within: Duration) -> Result<Link, Failure> {
+        let era = self.era.get();
         let stream = connect(&self.backend.address, within).await.map_err(|error| {
             let failure = Failure::connect(error);
             self.meter.connect_failed(failure.reason);
@@ -118,7 +124,7 @@ impl Lane {
             .map_err(|error| Failure::exchange(error, false))?;
         // The connection's end is seen by whoever uses the sender; the task itself has nothing to tell.
         let task = tokio::task::spawn_local(async move { drop(connection.await) }).abort_handle();
-        Ok(Link { sender, wire, task, idle_since: 0, spent: false })
+        Ok(Link { sender, wire, task, idle_since: 0, spent: false, era })
     }
 
     /// Logs trouble with this backend, at most once a second: what thousands of requests suffer is one line.
@@ -193,6 +199,7 @@ pub struct Link {
     wire: Rc<Wire>,
     task: AbortHandle,
     idle_since: u64,
+    era: u32,
     /// Not to be used for another request.
     spent: bool,
 }

@@ -58,7 +58,7 @@ async fn answer(lane: &Rc<Lane>, question: &Question, now: u64) -> Result<(Statu
     };
     let status = response.status();
     if question.expect.contains(status.as_u16()) {
-        finish(lane, link, response, now).await?;
+        finish(lane, link, response, question.pool.min(WARM), now).await?;
         return Ok((status, None));
     }
     let text = format!("status {status}, expected {}; the answer begins: {}", question.expect, begin(response).await);
@@ -81,7 +81,7 @@ fn request(question: &Question) -> Result<Request<Upload>, Failure> {
 }
 
 /// Reads a good answer to its end and keeps the connection; a long one is left.
-async fn finish(lane: &Lane, link: Link, response: Response<Incoming>, now: u64) -> Result<(), Failure> {
+async fn finish(lane: &Lane, link: Link, response: Response<Incoming>, most: usize, now: u64) -> Result<(), Failure> {
     let mut body = response.into_body();
     let mut read = 0;
     while let Some(frame) = body.frame().await {
@@ -90,7 +90,7 @@ async fn finish(lane: &Lane, link: Link, response: Response<Incoming>, now: u64)
             return Ok(());
         }
     }
-    lane.keep(link, WARM, now);
+    lane.keep(link, most, now);
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use bgproxy_conf::wire::CutRequest;
 use slab::Slab;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::access::{Line, Lines};
@@ -71,8 +72,9 @@ pub struct Worker {
     now: Cell<u64>,
     /// Told when a connection ends: somebody may be waiting to accept the next, or for the last.
     ended: Notify,
-    /// Accepting is over.
+    /// Accepting is over: for whoever waits for it, and for whoever asks at each request, which must not take a lock.
     stop: CancellationToken,
+    stopping: Cell<bool>,
 }
 
 /// What was agreed when a request claimed its backend; times in milliseconds where the sweep compares them.
@@ -152,13 +154,17 @@ pub fn run(parts: Parts) -> io::Result<()> {
             now: Cell::new(0),
             ended: Notify::new(),
             stop: CancellationToken::new(),
+            stopping: Cell::new(false),
         });
+        let mut accepting = JoinSet::new();
         for listener in listeners {
-            tokio::task::spawn_local(accept(worker.clone(), listener));
+            accepting.spawn_local(accept(worker.clone(), listener));
         }
-        tokio::task::spawn_local(sweep(worker.clone()));
-        worker.clone().read_mail(parts.mailbox).await;
-        Ok(())
+        tokio::select! {
+            () = worker.clone().read_mail(parts.mailbox, accepting) => Ok(()),
+            // A door whose deadlines nobody watches is not to be left open.
+            () = sweep(worker.clone()) => Err(io::Error::other("nobody watches the deadlines any more")),
+        }
     })
 }
 
@@ -254,7 +260,7 @@ impl Worker {
 
     /// Whether it finishes what it began and takes nothing new.
     pub fn is_stopping(&self) -> bool {
-        self.stop.is_cancelled()
+        self.stopping.get()
     }
 
     /// Routes a request and claims the backend, without an `.await` in between: a fence (see [`crate::mail`]) falls
@@ -364,7 +370,7 @@ impl Worker {
         }
     }
 
-    async fn read_mail(self: Rc<Self>, mut mailbox: mpsc::Receiver<Letter>) {
+    async fn read_mail(self: Rc<Self>, mut mailbox: mpsc::Receiver<Letter>, accepting: JoinSet<()>) {
         while let Some(letter) = mailbox.recv().await {
             match letter {
                 Letter::Fence(reply) => {
@@ -384,7 +390,7 @@ impl Worker {
                         lane.retire();
                     }
                 }
-                Letter::Stop(within) => return self.finish(within).await,
+                Letter::Stop(within) => return self.finish(within, accepting).await,
             }
         }
     }
@@ -396,18 +402,17 @@ impl Worker {
             .iter()
             .map(|(_, flight)| flight)
             .filter(|flight| flight.claims(slot) && flight.terms().generation < before);
-        condemned
-            .map(|flight| {
-                flight.condemn(Reason::DrainCut);
-                flight.to_cut()
-            })
-            .collect()
+        // One that has failed already, of a deadline of its own, is not cut.
+        condemned.filter(|flight| flight.condemn(Reason::DrainCut)).map(|flight| flight.to_cut()).collect()
     }
 
     /// Stops in three steps: accept nothing more and say `Connection: close`; end idle connections; cut what is left.
-    async fn finish(&self, within: Duration) {
+    async fn finish(&self, within: Duration, accepting: JoinSet<()>) {
         let deadline = tokio::time::Instant::now() + within;
+        self.stopping.set(true);
         self.stop.cancel();
+        // Until whoever is in the kernel's queues has been taken, none open does not mean none left.
+        accepting.join_all().await;
         if self.empty_before(tokio::time::Instant::now() + QUIET.min(within)).await {
             return;
         }
@@ -417,7 +422,9 @@ impl Worker {
         }
         let left = self.flights.borrow().len();
         tracing::warn!(worker = self.id, requests = left, "shutdown deadline passed, cutting what is left");
-        self.flights.borrow().iter().for_each(|(_, flight)| flight.condemn(Reason::ShutdownCut));
+        for (_, flight) in self.flights.borrow().iter() {
+            flight.condemn(Reason::ShutdownCut);
+        }
         if !self.empty_before(deadline + QUIET).await {
             self.conns.borrow().iter().for_each(|(_, conn)| conn.abort());
             self.empty_before(deadline + 2 * QUIET).await;
