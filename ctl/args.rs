@@ -1,9 +1,11 @@
 //! The command line: every verb and option of `bgctl`, and the help that operators read.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bgproxy_conf::{Color, DEFAULT_PATH, ServiceName};
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 
 /// The control socket of a daemon whose configuration does not say otherwise.
@@ -47,12 +49,20 @@ pub(crate) struct Global {
     pub(crate) json: bool,
 
     /// The daemon's control socket
-    #[arg(long, global = true, value_name = "PATH", env = "BGCTL_SOCKET", default_value = DEFAULT_SOCKET)]
+    #[arg(
+        long, global = true, value_name = "PATH", env = "BGCTL_SOCKET", default_value = DEFAULT_SOCKET,
+        value_parser = OsStringValueParser::new().map(socket)
+    )]
     pub(crate) socket: PathBuf,
 
     /// Give up after this long, such as 90s or 5m, with exit code 4 [default: the daemon's own deadlines]
     #[arg(long, global = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) timeout: Option<Duration>,
+}
+
+/// An empty BGCTL_SOCKET is one that is not set.
+fn socket(text: OsString) -> PathBuf {
+    if text.is_empty() { DEFAULT_SOCKET.into() } else { text.into() }
 }
 
 /// What can be asked for.

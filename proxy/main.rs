@@ -14,10 +14,13 @@ use tracing_subscriber::EnvFilter;
 
 /// The blue/green front door: forwards HTTP to the live color's socket and switches color without losing a request.
 #[derive(Debug, Parser)]
-#[command(name = "bgproxy", version = VERSION, after_help = HELP, args_conflicts_with_subcommands = true)]
+#[command(name = "bgproxy", version = VERSION, after_help = HELP)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Verb>,
+    /// Configuration file [default: /etc/bgproxy/bgproxy.toml; where that does not exist, the built-in one]
+    #[arg(short, long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
     #[command(flatten)]
     run: Run,
 }
@@ -31,7 +34,7 @@ enum Verb {
     /// Open the door (also without a verb)
     Run(Run),
     /// Check a configuration file and say what is wrong where
-    Check(File),
+    Check,
     /// Try it: two embedded colored backends behind a door on 127.0.0.1
     Demo(Demo),
     /// Print the JSON Schema of the configuration file, for editors
@@ -39,16 +42,7 @@ enum Verb {
 }
 
 #[derive(Debug, Clone, clap::Args)]
-struct File {
-    /// Configuration file [default: /etc/bgproxy/bgproxy.toml; where that does not exist, the built-in one]
-    #[arg(short, long, value_name = "FILE")]
-    config: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, clap::Args)]
 struct Run {
-    #[command(flatten)]
-    file: File,
     /// Take this color for live, whatever the state files say: for when they cannot be read any more
     #[arg(long, value_name = "COLOR")]
     assume_live: Option<Color>,
@@ -91,14 +85,18 @@ fn tell(error: &anyhow::Error) -> String {
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    match arguments.command.unwrap_or(Verb::Run(arguments.run)) {
-        Verb::Run(Run { file, assume_live }) => {
-            let (config, config_path) = load(file.config)?;
+    let Arguments { command, config, run } = arguments;
+    if run.assume_live.is_some() && command.is_some() {
+        anyhow::bail!("`--assume-live` goes behind `run`, and with nothing else");
+    }
+    match command.unwrap_or(Verb::Run(run)) {
+        Verb::Run(Run { assume_live }) => {
+            let (config, config_path) = load(config)?;
             start_logging(&config.log)?;
             bgproxy::run(Options { config, config_path, assume_live, opened: Box::new(|_| {}) })
         }
-        Verb::Check(file) => {
-            let (config, path) = load(file.config)?;
+        Verb::Check => {
+            let (config, path) = load(config)?;
             filter(&config.log)?;
             let path = path.as_deref().map_or("the built-in configuration".into(), Path::to_string_lossy);
             let services: Vec<String> = config.service.keys().map(|name| format!("`{name}`")).collect();

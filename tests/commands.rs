@@ -523,8 +523,7 @@ fn help_versions_schema_and_completions_come_from_the_binaries() {
     The blue/green front door: forwards HTTP to the live color's socket and switches color without
     losing a request
 
-    Usage: bgproxy [OPTIONS]
-           bgproxy <COMMAND>
+    Usage: bgproxy [OPTIONS] [COMMAND]
 
     Commands:
       run     Open the door (also without a verb)

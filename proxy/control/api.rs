@@ -184,10 +184,7 @@ struct Filter {
     service: Option<String>,
 }
 
-async fn history(
-    State(api): State<Api>,
-    filter: Result<Query<Filter>, QueryRejection>,
-) -> Result<Response, Fault> {
+async fn history(State(api): State<Api>, filter: Result<Query<Filter>, QueryRejection>) -> Result<Response, Fault> {
     let Query(filter) = filter?;
     let mut history = api.operators.ask(Ask::History).await?;
     if let Some(name) = filter.service {

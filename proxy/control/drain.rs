@@ -60,7 +60,11 @@ impl Drain {
                 // What is not gone by now is reported as what it is: still in flight.
                 let late = timeout_at(Instant::now() + CUT_TAKES, self.empty_or_resumed()).await;
                 // The deadline may find that the last request has just finished.
-                if cut.is_empty() && late == Ok(DrainOutcome::Drained) { DrainOutcome::Drained } else { DrainOutcome::Cut }
+                if cut.is_empty() && late == Ok(DrainOutcome::Drained) {
+                    DrainOutcome::Drained
+                } else {
+                    DrainOutcome::Cut
+                }
             }
         };
         if outcome != DrainOutcome::Resumed {

@@ -96,8 +96,6 @@ pub struct Line<'a> {
     pub seconds: f64,
     /// From the request's arrival to the answer's head; none when there was no answer.
     pub first_byte: Option<f64>,
-    /// From the request sent to the backend's response head; none when no backend answered.
-    pub backend_seconds: Option<f64>,
     /// The service routed to, if any.
     pub service: Option<&'a str>,
     /// The color that served it, if any.
@@ -108,8 +106,8 @@ pub struct Line<'a> {
     pub reason: Option<&'a str>,
     /// Sent again this many times.
     pub retries: u32,
-    /// Its X-Request-Id.
-    pub request_id: &'a [u8],
+    /// Its X-Request-Id; none where it was refused before it got one.
+    pub request_id: Option<&'a [u8]>,
     /// Its User-Agent.
     pub user_agent: Option<&'a [u8]>,
     /// Its Referer.

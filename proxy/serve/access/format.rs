@@ -112,13 +112,12 @@ impl Serialize for Json<'_> {
         map.serialize_entry("bytes_out", &line.bytes_out)?;
         map.serialize_entry("seconds", &micros(line.seconds))?;
         known(&mut map, "first_byte", line.first_byte.map(micros))?;
-        known(&mut map, "backend_seconds", line.backend_seconds.map(micros))?;
         known(&mut map, "service", line.service)?;
         known(&mut map, "color", line.color)?;
         known(&mut map, "generation", line.generation)?;
         known(&mut map, "reason", line.reason)?;
         map.serialize_entry("retries", &line.retries)?;
-        map.serialize_entry("request_id", &Text(line.request_id))?;
+        known(&mut map, "request_id", line.request_id.map(Text))?;
         known(&mut map, "user_agent", line.user_agent.map(Text))?;
         known(&mut map, "referer", line.referer.map(Text))?;
         map.end()
