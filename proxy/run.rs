@@ -26,7 +26,7 @@ use crate::control::bounded::Bounded;
 use crate::control::caller::{self, Caller};
 use crate::control::events::Events;
 use crate::control::metrics::{ControlMetrics, Tally};
-use crate::control::operate::{Ask, Operator, Operators, Parts};
+use crate::control::operate::{Ask, Desk, Parts, Switchboard};
 use crate::control::registry::Registry;
 use crate::control::report::About;
 use crate::control::state::Store;
@@ -139,17 +139,17 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
             config,
             config_path,
         };
-        let (mut operator, operators) = Operator::new(parts, tally);
+        let (mut switchboard, desk) = Switchboard::new(parts, tally);
         // Workers never see a door without a table.
-        operator.publish();
+        switchboard.publish();
         let (log, writer) = access.unzip();
         let (ended, mut endings) = mpsc::unbounded_channel();
         let threads = start_workers(workers, listeners, mailboxes, &table, &meters, &log, &ended)?;
         drop((log, ended));
-        let mut operating = tokio::task::spawn_local(operator.run());
+        let mut operating = tokio::task::spawn_local(switchboard.run());
 
         let ending = CancellationToken::new();
-        let api = Api { operators: operators.clone(), events, page, control: rules, ending: ending.clone() };
+        let api = Api { desk: desk.clone(), events, page, control: rules, ending: ending.clone() };
         let readiness = Readiness::default();
         let control = serve_control(control_socket.listener()?, api.clone(), ending.clone());
         let admin = serve_admin(admin_socket, api, readiness.clone(), ending.clone())?;
@@ -157,14 +157,14 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
         tracing::info!(version = VERSION, workers, listen = ?about.listen, admin = about.admin, "the door is open");
         opened(&about);
 
-        let why = wait_for_the_end(&mut signals, &mut endings, &mut operating, &operators).await;
+        let why = wait_for_the_end(&mut signals, &mut endings, &mut operating, &desk).await;
         readiness.set(false);
         let within = **shutdown.load();
         tracing::info!(why = %why, deadline = ?within, "closing the door");
         mail.stop(within).await;
         let closed = close(&mut signals, &mut endings, threads.len(), within).await;
         ending.cancel();
-        drop(operators);
+        drop(desk);
         // Whoever asks is answered, what was decided is saved; neither is waited for without end.
         let mut tasks = vec![control, admin];
         if !matches!(why, Why::Control(_)) {
@@ -441,7 +441,7 @@ async fn wait_for_the_end(
     signals: &mut Signals,
     endings: &mut Endings,
     operating: &mut tokio::task::JoinHandle<()>,
-    operators: &Operators,
+    desk: &Desk,
 ) -> Why {
     loop {
         tokio::select! {
@@ -449,10 +449,10 @@ async fn wait_for_the_end(
             _ = signals.int.recv() => return Why::Signal("SIGINT"),
             _ = signals.hup.recv() => {
                 tracing::info!("SIGHUP: reading the configuration again");
-                let operators = operators.clone();
+                let desk = desk.clone();
                 // Beside the loop: a signal that ends the daemon is heard meanwhile.
                 tokio::task::spawn_local(async move {
-                    if let Err(gone) = operators.ask(Ask::Reload).await {
+                    if let Err(gone) = desk.ask(Ask::Reload).await {
                         tracing::warn!("cannot reload: {gone}");
                     }
                 });

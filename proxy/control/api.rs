@@ -34,7 +34,7 @@ use super::bounded::Bounded;
 use super::caller::{Caller, Wants};
 use super::events::Events;
 use super::openapi;
-use super::operate::{Ask, Gone, Operators};
+use super::operate::{Ask, Desk, Gone};
 use super::switchboard::{Command, Refusal};
 use crate::clock;
 use crate::family::Page;
@@ -55,7 +55,7 @@ const ASKED: usize = 200;
 #[derive(Debug, Clone)]
 pub struct Api {
     /// Who carries things out.
-    pub operators: Operators,
+    pub desk: Desk,
     /// What happened.
     pub events: Arc<Events>,
     /// The metrics page.
@@ -166,12 +166,12 @@ impl Drop for Audit {
 // --- looking
 
 async fn status(State(api): State<Api>) -> Result<Response, Fault> {
-    Ok(Json(api.operators.ask(Ask::Status).await?).into_response())
+    Ok(Json(api.desk.ask(Ask::Status).await?).into_response())
 }
 
 async fn service(State(api): State<Api>, Path(name): Path<String>) -> Result<Response, Fault> {
     let name = service_name(&name)?;
-    let mut status = api.operators.ask(Ask::Status).await?;
+    let mut status = api.desk.ask(Ask::Status).await?;
     let known: Vec<_> = status.services.keys().cloned().collect();
     match status.services.remove(&name) {
         Some(service) => Ok(Json(service).into_response()),
@@ -186,7 +186,7 @@ struct Filter {
 
 async fn history(State(api): State<Api>, filter: Result<Query<Filter>, QueryRejection>) -> Result<Response, Fault> {
     let Query(filter) = filter?;
-    let mut history = api.operators.ask(Ask::History).await?;
+    let mut history = api.desk.ask(Ask::History).await?;
     if let Some(name) = filter.service {
         history.entries.retain(|entry| entry.service.as_str() == name);
     }
@@ -250,7 +250,7 @@ async fn drain(
     let (service, color) = (service_name(&service)?, color_name(&color)?);
     let deadline = Instant::now() + Duration::from_secs(patience.timeout.unwrap_or(0).min(LONGEST_POLL));
     loop {
-        let reply: IdleReply = api.operators.ask(|reply| Ask::Idle(service.clone(), color.clone(), reply)).await??;
+        let reply: IdleReply = api.desk.ask(|reply| Ask::Idle(service.clone(), color.clone(), reply)).await??;
         let hopeless = matches!(reply.role, bgproxy_conf::wire::Role::Live | bgproxy_conf::wire::Role::Preview);
         if reply.idle || hopeless || Instant::now() >= deadline || api.ending.is_cancelled() {
             return Ok(Json(reply).into_response());
@@ -312,12 +312,12 @@ async fn carry_out(api: &Api, service: String, command: Command, wait: bool) -> 
     let service = service_name(&service)?;
     let began = std::time::Instant::now();
     let switches = command.action != Action::Preview;
-    let done = api.operators.command(service.clone(), command).await??;
+    let done = api.desk.command(service.clone(), command).await??;
     let seconds = began.elapsed().as_secs_f64();
     let receipt = if wait && switches && done.changed {
         let generation = done.generation;
         // Without one (the daemon goes down, the service is gone) it is switched all the same, which is what counts.
-        api.operators.ask(|reply| Ask::Receipt(service.clone(), generation, reply)).await.ok()
+        api.desk.ask(|reply| Ask::Receipt(service.clone(), generation, reply)).await.ok()
     } else {
         None
     };
@@ -337,12 +337,12 @@ async fn carry_out(api: &Api, service: String, command: Command, wait: bool) -> 
 async fn probe(State(api): State<Api>, Path(service): Path<String>, body: Bytes) -> Result<Response, Fault> {
     let service = service_name(&service)?;
     let ProbeRequest { color } = json(&body)?;
-    let report = api.operators.ask(|reply| Ask::Probe(service, color, reply)).await??;
+    let report = api.desk.ask(|reply| Ask::Probe(service, color, reply)).await??;
     Ok(Json(report).into_response())
 }
 
 async fn reload(State(api): State<Api>) -> Result<Response, Fault> {
-    Ok(Json(api.operators.ask(Ask::Reload).await?).into_response())
+    Ok(Json(api.desk.ask(Ask::Reload).await?).into_response())
 }
 
 // --- what goes wrong

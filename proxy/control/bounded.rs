@@ -17,7 +17,7 @@ const MOST: usize = 256;
 /// Connections by whom they are counted against.
 type Open = Arc<Mutex<HashMap<u32, usize>>>;
 
-/// A listener that closes at once what comes past [`MOST`].
+/// A listener that closes at once what comes past the bound.
 #[derive(Debug)]
 pub struct Bounded<L> {
     listener: L,

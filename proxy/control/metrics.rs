@@ -14,7 +14,7 @@ use crate::table::Table;
 /// Upper bounds of the buckets of drains, in seconds.
 const BUCKETS: [f64; 10] = [0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
-/// What the operator counts.
+/// What the switchboard counts.
 #[derive(Debug, Default)]
 pub struct Tally(Mutex<Counts>);
 
@@ -94,7 +94,7 @@ fn now() -> f64 {
 /// Shows them at scrape.
 #[derive(Debug)]
 pub struct ControlMetrics {
-    /// What the operator counts.
+    /// What the switchboard counts.
     pub tally: Arc<Tally>,
     /// What is live.
     pub table: Arc<ArcSwap<Table>>,

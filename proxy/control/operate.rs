@@ -38,7 +38,7 @@ const QUEUE: usize = 256;
 /// How often colors are looked at that nobody asked about.
 const ROUND: Duration = Duration::from_secs(1);
 
-/// What may be asked of the operator; the reply goes into the sender.
+/// What may be asked of the switchboard; the reply goes into the sender.
 #[derive(Debug)]
 pub enum Ask {
     /// Carry this out.
@@ -72,16 +72,16 @@ enum News {
     Probed(ServiceName, Color, ProbeReport),
 }
 
-/// The operator's ear: cheap to clone, usable from any thread.
+/// Where the switchboard is asked: cheap to clone, usable from any thread.
 #[derive(Debug, Clone)]
-pub struct Operators(mpsc::Sender<Ask>);
+pub struct Desk(mpsc::Sender<Ask>);
 
-/// The operator has ended: the daemon is going down.
+/// The switchboard has ended: the daemon is going down.
 #[derive(Debug, thiserror::Error)]
 #[error("bgproxy is shutting down")]
 pub struct Gone;
 
-impl Operators {
+impl Desk {
     /// Asks, and waits for the reply.
     ///
     /// # Errors
@@ -103,7 +103,7 @@ impl Operators {
     }
 }
 
-/// What the operator is made of.
+/// What the switchboard is made of.
 #[derive(Debug)]
 pub struct Parts {
     /// The configuration in force.
@@ -132,7 +132,7 @@ pub struct Parts {
 
 /// The task that carries out what the switchboard decides.
 #[derive(Debug)]
-pub struct Operator {
+pub struct Switchboard {
     pub(super) config: Config,
     pub(super) config_path: Option<PathBuf>,
     pub(super) board: Board,
@@ -179,16 +179,16 @@ pub(super) struct Saving {
     saved: oneshot::Sender<Result<(), String>>,
 }
 
-impl Operator {
-    /// An operator, and how to reach it. Publishes the first table and starts watching; must run on a local runtime.
-    pub fn new(parts: Parts, tally: Arc<super::metrics::Tally>) -> (Operator, Operators) {
+impl Switchboard {
+    /// A switchboard, and the desk where it is asked; must be made on a local runtime.
+    pub fn new(parts: Parts, tally: Arc<super::metrics::Tally>) -> (Switchboard, Desk) {
         let (sender, asks) = mpsc::channel(QUEUE);
         let (telling, news) = mpsc::unbounded_channel();
         let (watcher, changes) = Watcher::start();
         let (saving, queue) = mpsc::unbounded_channel();
         let saver = tokio::task::spawn_local(save_in_order(parts.store.clone(), queue));
         let Parts { config, config_path, board, registry, table, mail, store, events, about, rules, shutdown } = parts;
-        let operator = Operator {
+        let switchboard = Switchboard {
             config,
             config_path,
             board,
@@ -220,7 +220,7 @@ impl Operator {
             last_reload: None,
             tally,
         };
-        (operator, Operators(sender))
+        (switchboard, Desk(sender))
     }
 
     /// Runs until nobody can ask any more.
@@ -246,7 +246,7 @@ impl Operator {
             }
         }
         // What was decided is saved before the daemon ends.
-        let Operator { saving, saver, .. } = self;
+        let Switchboard { saving, saver, .. } = self;
         drop(saving);
         if let Err(error) = saver.await {
             tracing::error!("cannot save what happened: {error}");

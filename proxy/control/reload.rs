@@ -6,12 +6,12 @@ use bgproxy_conf::wire::{Reload, What};
 use bgproxy_conf::{Color, Config, ServiceName};
 
 use super::boot;
-use super::operate::Operator;
+use super::operate::Switchboard;
 use super::switchboard::{Board, Entry, Unfit};
 use super::watch::{self, Key};
 use crate::clock;
 
-impl Operator {
+impl Switchboard {
     /// Reads, checks and builds; any fault keeps what is in force.
     pub(super) async fn reload(&mut self) -> Reload {
         let result = self.try_reload().await;

@@ -10,7 +10,7 @@ use bgproxy_conf::wire::{
 use bgproxy_conf::{Color, Service, ServiceName};
 use tokio::time::Instant;
 
-use super::operate::Operator;
+use super::operate::Switchboard;
 use super::switchboard::{Entry, Refusal, Stage};
 
 /// What does not change while the daemon runs.
@@ -36,7 +36,7 @@ impl fmt::Debug for About {
     }
 }
 
-impl Operator {
+impl Switchboard {
     /// Everything at one glance.
     pub(super) fn status(&self) -> Status {
         let services = self.board.services.iter();

@@ -38,7 +38,7 @@ const LINGER_BYTES: usize = 1024 * 1024;
 #[derive(Debug)]
 pub struct Conn {
     /// The client's address.
-    pub peer: SocketAddr,
+    pub client: SocketAddr,
     /// The same as a header value.
     pub ip: HeaderValue,
     /// Requests begun and not yet at their last frame.
@@ -85,11 +85,11 @@ enum Order {
 
 impl Conn {
     /// A connection that was just accepted.
-    pub fn new(peer: SocketAddr, now: u64) -> Conn {
+    pub fn new(client: SocketAddr, now: u64) -> Conn {
         Conn {
-            peer,
+            client,
             // An address is always a valid header value.
-            ip: HeaderValue::from_str(&peer.ip().to_canonical().to_string())
+            ip: HeaderValue::from_str(&client.ip().to_canonical().to_string())
                 .unwrap_or(HeaderValue::from_static("unknown")),
             busy: Cell::new(0),
             flushing: RefCell::default(),
@@ -208,8 +208,8 @@ impl Drop for Place {
 
 /// Carries one client connection from accept to close, in a task of its own. Its place is taken at once, so that
 /// whoever accepts next knows how many there are.
-pub fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
-    let conn = Rc::new(Conn::new(peer, worker.now()));
+pub fn serve(worker: Rc<Worker>, stream: TcpStream, client: SocketAddr) {
+    let conn = Rc::new(Conn::new(client, worker.now()));
     let place = Place { key: worker.connect(conn.clone()), conn, worker };
     tokio::task::spawn_local(async move {
         let (stream, parting) = speak(&place.worker, &place.conn, stream).await;
@@ -277,7 +277,7 @@ impl Conn {
                 None => Parting::Linger,
             },
             Err(error) => {
-                tracing::debug!(client = %self.peer, "client connection ended: {error}");
+                tracing::debug!(client = %self.client, "client connection ended: {error}");
                 Parting::Close
             }
             Ok(()) if self.left.get() => Parting::Close,

@@ -360,7 +360,7 @@ impl Flight {
         let target = self.target.path_and_query().map_or("*", |target| target.as_str());
         self.worker.log(&Line {
             time: SystemTime::now() - self.started.elapsed(),
-            client: self.conn.peer.ip(),
+            client: self.conn.client.ip(),
             method: self.method.as_str(),
             host: bytes(&noted.host).unwrap_or_default(),
             target: target.as_bytes(),

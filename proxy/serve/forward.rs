@@ -57,8 +57,8 @@ async fn exchange(
     refuse_too_large(worker, &body)?;
     worker.claim(guard, headers::host(&head), headers::path(&head))?;
 
-    let trusted = worker.trusts(conn.peer.ip());
-    let sender = Sender { address: conn.peer.ip(), text: &conn.ip, trusted };
+    let trusted = worker.trusts(conn.client.ip());
+    let sender = Sender { address: conn.client.ip(), text: &conn.ip, trusted };
     let sized = body.size_hint().exact().is_some();
     headers::to_backend(&mut head, &sender, |address| worker.trusts(address), sized);
     guard.identify(&head.headers);

@@ -175,9 +175,9 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
     let mut exhausted = false;
     while let Some(accepted) = worker.stop.run_until_cancelled(worker.next_client(&listener)).await {
         match accepted {
-            Ok((stream, peer)) => {
+            Ok((stream, client)) => {
                 exhausted = false;
-                conn::serve(worker.clone(), stream, peer);
+                conn::serve(worker.clone(), stream, client);
             }
             Err(error) if is_client_noise(&error) => tracing::debug!("a client left while connecting: {error}"),
             Err(error) => {
@@ -199,9 +199,9 @@ fn accept_queued(worker: &Rc<Worker>, listener: TcpListener) -> io::Result<()> {
     let listener = listener.into_std()?;
     loop {
         match listener.accept() {
-            Ok((stream, peer)) => {
+            Ok((stream, client)) => {
                 stream.set_nonblocking(true)?;
-                conn::serve(worker.clone(), TcpStream::from_std(stream)?, peer);
+                conn::serve(worker.clone(), TcpStream::from_std(stream)?, client);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) if is_client_noise(&error) => {}

@@ -169,7 +169,7 @@ struct World {
     fences: Vec<Fence>,
     probes: Vec<(CommandId, ServiceName)>,
     drains: Vec<Drain>,
-    /// As `Operator::drains`: which drain a resume ends.
+    /// As `Switchboard::drains`: which drain a resume ends.
     current: BTreeMap<(ServiceName, Color), usize>,
     saving: VecDeque<Saving>,
     events: VecDeque<Event>,
@@ -397,7 +397,7 @@ impl World {
         self.save_next(works);
     }
 
-    /// As `save_in_order` and `Operator::persist`.
+    /// As `save_in_order` and `Switchboard::persist`.
     fn save_next(&mut self, works: bool) -> bool {
         let Some(Saving { service, record, id }) = self.saving.pop_front() else { return false };
         self.tell(format!("disk: {service} generation {} for {id:?}: {works}", record.generation));
@@ -652,7 +652,7 @@ impl World {
         }
     }
 
-    /// As `Operator::perform`.
+    /// As `Switchboard::perform`.
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Probe(id, service, _) => self.probes.push((id, service)),
@@ -789,7 +789,7 @@ impl World {
         self.boot();
     }
 
-    /// As boot.rs and `Operator::run`.
+    /// As boot.rs and `Switchboard::run`.
     fn boot(&mut self) {
         self.readers.clear();
         self.mail.iter_mut().for_each(VecDeque::clear);
