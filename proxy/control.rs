@@ -1,10 +1,11 @@
 //! Wing two: what changes where requests go.
 //!
 //! [`api`] and [`watch`] bring commands, [`switchboard`] decides, [`operate`] carries out what it decided: [`probe`]
-//! asks a color, [`state`] saves, the table is published, workers confirm, [`drain`] waits for the old color.
-//! [`boot`] begins where the last run ended and [`reload`] takes a new configuration in.
-//! [`events`] and [`report`] tell what happened and what is; [`admin`] and [`metrics`] show it to machines and people,
-//! who are kept from holding too many connections by [`bounded`].
+//! asks a color, [`state`] saves (`save` keeps the order), the table is published, workers confirm, [`drain`] waits for
+//! the old color. What nobody asked for, the rounds and what changes on disk, is in `unasked`. [`boot`] begins where the
+//! last run ended and [`reload`] takes a new configuration in. [`events`] and [`report`] tell what happened and what is;
+//! [`admin`] and [`metrics`] show it to machines and people, who are kept from holding too many connections by
+//! [`bounded`].
 //!
 //! All of it runs on one thread of its own, so it answers however busy the workers are.
 
@@ -25,6 +26,8 @@ pub mod probe;
 pub mod registry;
 pub mod reload;
 pub mod report;
+mod save;
 pub mod state;
 pub mod switchboard;
+mod unasked;
 pub mod watch;

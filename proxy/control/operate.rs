@@ -5,14 +5,14 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bgproxy_conf::wire::{Action, History, IdleReply, ProbeReport, Receipt, Reload, Status, What};
-use bgproxy_conf::{Address, Color, Config, Control, ServiceName};
+use bgproxy_conf::wire::{History, IdleReply, ProbeReport, Receipt, Reload, Status, What};
+use bgproxy_conf::{Color, Config, Control, ServiceName};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -21,14 +21,14 @@ use tokio_util::sync::CancellationToken;
 use super::drain::{self, Drain};
 use super::events::Events;
 use super::failpoint;
-use super::live_file::{self, Meaning, Reader, Todo};
+use super::live_file::{self, Reader};
 use super::probe;
 use super::registry::Registry;
 use super::report::About;
+use super::save::{Saving, save_in_order};
 use super::state::{Record, Store};
 use super::switchboard::{Board, Command, CommandId, Done, Effect, Entry, Event, Refusal};
-use super::watch::{self, Change, Key, Seen, Watched, Watcher};
-use crate::clock;
+use super::watch::{Change, Key, Seen, Watcher};
 use crate::mail::Mailboxes;
 use crate::table::{Service, Table};
 
@@ -138,7 +138,7 @@ pub struct Switchboard {
     pub(super) board: Board,
     pub(super) registry: Registry,
     table: Arc<ArcSwap<Table>>,
-    mail: Mailboxes,
+    pub(super) mail: Mailboxes,
     pub(super) store: Arc<Store>,
     pub(super) events: Arc<Events>,
     pub(super) about: About,
@@ -169,14 +169,6 @@ pub struct Switchboard {
     pub(super) live_files: HashMap<ServiceName, Reader>,
     pub(super) last_reload: Option<Reload>,
     pub(super) tally: Arc<super::metrics::Tally>,
-}
-
-/// A record on its way to the disk.
-#[derive(Debug)]
-pub(super) struct Saving {
-    service: ServiceName,
-    record: Record,
-    saved: oneshot::Sender<Result<(), String>>,
 }
 
 impl Switchboard {
@@ -270,7 +262,7 @@ impl Switchboard {
     }
 
     /// Asks the switchboard; without an asker the reply is only told and logged.
-    fn command(&mut self, service: ServiceName, command: Command, asker: Option<Asker>) {
+    pub(super) fn command(&mut self, service: ServiceName, command: Command, asker: Option<Asker>) {
         self.next_command += 1;
         let id = self.next_command;
         if let Some(asker) = asker {
@@ -279,7 +271,7 @@ impl Switchboard {
         self.step(Event::Commanded(id, service, command));
     }
 
-    fn step(&mut self, event: Event) {
+    pub(super) fn step(&mut self, event: Event) {
         for effect in self.board.step(event) {
             self.perform(effect);
         }
@@ -423,7 +415,7 @@ impl Switchboard {
         });
     }
 
-    fn write_live_file(&mut self, service: ServiceName, color: &Color) {
+    pub(super) fn write_live_file(&mut self, service: ServiceName, color: &Color) {
         let Some(path) = self.config.service.get(&service).and_then(|config| config.live_file.clone()) else { return };
         let Some(entry) = self.board.services.get(&service) else { return };
         let reader = self.live_files.entry(service.clone()).or_default();
@@ -443,14 +435,14 @@ impl Switchboard {
         failpoint::reach("after_live_file");
     }
 
-    fn live_file_fault(&mut self, service: ServiceName, fault: String) {
+    pub(super) fn live_file_fault(&mut self, service: ServiceName, fault: String) {
         if self.live_faults.get(&service) != Some(&fault) {
             self.live_faults.insert(service.clone(), fault.clone());
             self.tell(service, What::LiveFile { fault });
         }
     }
 
-    fn tell(&mut self, service: ServiceName, what: What) {
+    pub(super) fn tell(&mut self, service: ServiceName, what: What) {
         match &what {
             What::Probing { to } => tracing::info!(%service, %to, "asking whether the color is ready"),
             What::Refused { reason, detail, by } => tracing::warn!(%service, reason, by, "refused: {detail}"),
@@ -552,7 +544,7 @@ impl Switchboard {
     }
 
     /// Asks a color once, beside the loop; the answer is noted too.
-    fn ask_once(&mut self, service: &ServiceName, color: &Color) -> oneshot::Receiver<Option<ProbeReport>> {
+    pub(super) fn ask_once(&mut self, service: &ServiceName, color: &Color) -> oneshot::Receiver<Option<ProbeReport>> {
         let (done, result) = oneshot::channel();
         self.asked.insert((service.clone(), color.clone()), Instant::now());
         let Some(question) = self.question(service, color) else { return result };
@@ -588,134 +580,5 @@ impl Switchboard {
         } else {
             Err(Refusal::UnknownColor(color.clone(), entry.colors.clone()))
         }
-    }
-
-    // --- what nobody asked for
-
-    /// Asks every color that has not been asked for a while, and looks at the live files.
-    fn look_around(&mut self) {
-        self.look_at_live_files(|_| true, Reader::round);
-        let mut due = Vec::new();
-        for (service, config) in &self.config.service {
-            let every = config.ready.watch.get();
-            if every.is_zero() {
-                continue;
-            }
-            for color in config.backends.keys() {
-                let key = (service.clone(), color.clone());
-                if self.asked.get(&key).is_none_or(|asked| asked.elapsed() >= every) {
-                    due.push(key);
-                }
-            }
-        }
-        for (service, color) in due {
-            // The answer comes as news.
-            drop(self.ask_once(&service, &color));
-        }
-    }
-
-    /// Watches what the configuration in force names.
-    pub(super) fn rewatch(&mut self) {
-        let mut watched = Vec::new();
-        if let Some(path) = &self.config_path {
-            watched.push(Watched::new(Key::Config, path, watch::What::Content));
-        }
-        for (name, config) in &self.config.service {
-            if let Some(path) = &config.live_file {
-                watched.push(Watched::new(Key::LiveFile(name.clone()), path, watch::What::Content));
-            }
-            for (color, address) in &config.backends {
-                if let Address::Unix(path) = address {
-                    watched.push(Watched::new(Key::Socket(name.clone(), color.clone()), path, watch::What::Identity));
-                }
-            }
-        }
-        self.watcher.set(watched);
-    }
-
-    /// What live files say at start, or when they are new to us: one that changed while nobody looked is a command.
-    pub(super) fn read_live_files(&mut self, wanted: impl Fn(&ServiceName) -> bool) {
-        self.look_at_live_files(wanted, Reader::begin);
-    }
-
-    fn look_at_live_files(
-        &mut self,
-        wanted: impl Fn(&ServiceName) -> bool,
-        consider: impl Fn(&mut Reader, &Entry, Meaning) -> Todo,
-    ) {
-        let files = self.config.service.iter().filter(|(name, _)| wanted(name));
-        let files: Vec<_> =
-            files.filter_map(|(name, config)| Some((name.clone(), config.live_file.clone()?))).collect();
-        for (service, path) in files {
-            let Some(entry) = self.board.services.get(&service) else { continue };
-            let todo = consider(self.live_files.entry(service.clone()).or_default(), entry, live_file::look(&path));
-            self.heed(service, todo);
-        }
-    }
-
-    async fn changed(&mut self, change: Change) {
-        match change.key {
-            Key::Config => {
-                tracing::info!(path = %change.path.display(), "the configuration file changed");
-                self.reload().await;
-            }
-            Key::LiveFile(service) => self.live_file_changed(service, &change.path, &change.seen),
-            Key::Socket(service, color) => self.socket_changed(service, color, &change.seen).await,
-        }
-    }
-
-    fn live_file_changed(&mut self, service: ServiceName, path: &Path, seen: &Seen) {
-        let Some(entry) = self.board.services.get(&service) else { return };
-        let reader = self.live_files.entry(service.clone()).or_default();
-        let todo = reader.changed(entry, &live_file::read(seen), live_file::look(path));
-        self.heed(service, todo);
-    }
-
-    fn heed(&mut self, service: ServiceName, todo: Todo) {
-        match todo {
-            Todo::Nothing => {}
-            Todo::Rest => drop(self.live_faults.remove(&service)),
-            Todo::Write => self.step(Event::FileAmiss(service)),
-            Todo::Complain(fault) => self.live_file_fault(service, fault),
-            Todo::Switch(color, text) => {
-                self.live_faults.remove(&service);
-                let command = Command {
-                    action: Action::Switch,
-                    to: Some(color),
-                    force: false,
-                    expect_live: None,
-                    expect_generation: None,
-                    by: "live file".to_owned(),
-                    at: clock::now(),
-                    file: Some(text),
-                };
-                self.command(service, command, None);
-            }
-        }
-    }
-
-    /// A new socket is a new container: what was connected to the old one is not to be used again.
-    async fn socket_changed(&mut self, service: ServiceName, color: Color, seen: &Seen) {
-        let present = matches!(seen, Seen::Identity { .. });
-        self.tell(service.clone(), What::Socket { color: color.clone(), present });
-        if let Some(backend) = self.registry.find(&service, &color) {
-            self.mail.retire(backend.slot).await;
-        }
-        drop(self.ask_once(&service, &color));
-    }
-}
-
-/// Saves records one after another: an older one must never come to lie on a newer one.
-async fn save_in_order(store: Arc<Store>, mut queue: mpsc::UnboundedReceiver<Saving>) {
-    while let Some(Saving { service, record, saved }) = queue.recv().await {
-        let store = store.clone();
-        let result = tokio::task::spawn_blocking(move || {
-            let result = store.save(&service, &record).map_err(|error| format!("{:#}", anyhow::Error::from(error)));
-            failpoint::reach("after_persist");
-            result
-        })
-        .await;
-        let result = result.unwrap_or_else(|panicked| Err(panicked.to_string()));
-        let _gone = saved.send(result);
     }
 }

@@ -559,7 +559,7 @@ impl World {
         true
     }
 
-    // --- live files, as in operate.rs
+    // --- live files, as in unasked.rs
 
     fn watcher_looks(&mut self) {
         let service = self.service();

@@ -1,0 +1,127 @@
+//! What is done that nobody asked for? Looks around once a round, and follows what changes on disk: the configuration,
+//! live files, backends' sockets.
+
+use std::path::Path;
+
+use bgproxy_conf::wire::{Action, What};
+use bgproxy_conf::{Address, Color, ServiceName};
+
+use super::live_file::{self, Meaning, Reader, Todo};
+use super::operate::Switchboard;
+use super::switchboard::{Command, Entry, Event};
+use super::watch::{self, Change, Key, Seen, Watched};
+use crate::clock;
+
+impl Switchboard {
+    /// Asks every color that has not been asked for a while, and looks at the live files.
+    pub(super) fn look_around(&mut self) {
+        self.look_at_live_files(|_| true, Reader::round);
+        let mut due = Vec::new();
+        for (service, config) in &self.config.service {
+            let every = config.ready.watch.get();
+            if every.is_zero() {
+                continue;
+            }
+            for color in config.backends.keys() {
+                let key = (service.clone(), color.clone());
+                if self.asked.get(&key).is_none_or(|asked| asked.elapsed() >= every) {
+                    due.push(key);
+                }
+            }
+        }
+        for (service, color) in due {
+            // The answer comes as news.
+            drop(self.ask_once(&service, &color));
+        }
+    }
+
+    /// Watches what the configuration in force names.
+    pub(super) fn rewatch(&mut self) {
+        let mut watched = Vec::new();
+        if let Some(path) = &self.config_path {
+            watched.push(Watched::new(Key::Config, path, watch::What::Content));
+        }
+        for (name, config) in &self.config.service {
+            if let Some(path) = &config.live_file {
+                watched.push(Watched::new(Key::LiveFile(name.clone()), path, watch::What::Content));
+            }
+            for (color, address) in &config.backends {
+                if let Address::Unix(path) = address {
+                    watched.push(Watched::new(Key::Socket(name.clone(), color.clone()), path, watch::What::Identity));
+                }
+            }
+        }
+        self.watcher.set(watched);
+    }
+
+    /// What live files say at start, or when they are new to us: one that changed while nobody looked is a command.
+    pub(super) fn read_live_files(&mut self, wanted: impl Fn(&ServiceName) -> bool) {
+        self.look_at_live_files(wanted, Reader::begin);
+    }
+
+    fn look_at_live_files(
+        &mut self,
+        wanted: impl Fn(&ServiceName) -> bool,
+        consider: impl Fn(&mut Reader, &Entry, Meaning) -> Todo,
+    ) {
+        let files = self.config.service.iter().filter(|(name, _)| wanted(name));
+        let files: Vec<_> =
+            files.filter_map(|(name, config)| Some((name.clone(), config.live_file.clone()?))).collect();
+        for (service, path) in files {
+            let Some(entry) = self.board.services.get(&service) else { continue };
+            let todo = consider(self.live_files.entry(service.clone()).or_default(), entry, live_file::look(&path));
+            self.heed(service, todo);
+        }
+    }
+
+    pub(super) async fn changed(&mut self, change: Change) {
+        match change.key {
+            Key::Config => {
+                tracing::info!(path = %change.path.display(), "the configuration file changed");
+                self.reload().await;
+            }
+            Key::LiveFile(service) => self.live_file_changed(service, &change.path, &change.seen),
+            Key::Socket(service, color) => self.socket_changed(service, color, &change.seen).await,
+        }
+    }
+
+    fn live_file_changed(&mut self, service: ServiceName, path: &Path, seen: &Seen) {
+        let Some(entry) = self.board.services.get(&service) else { return };
+        let reader = self.live_files.entry(service.clone()).or_default();
+        let todo = reader.changed(entry, &live_file::read(seen), live_file::look(path));
+        self.heed(service, todo);
+    }
+
+    fn heed(&mut self, service: ServiceName, todo: Todo) {
+        match todo {
+            Todo::Nothing => {}
+            Todo::Rest => drop(self.live_faults.remove(&service)),
+            Todo::Write => self.step(Event::FileAmiss(service)),
+            Todo::Complain(fault) => self.live_file_fault(service, fault),
+            Todo::Switch(color, text) => {
+                self.live_faults.remove(&service);
+                let command = Command {
+                    action: Action::Switch,
+                    to: Some(color),
+                    force: false,
+                    expect_live: None,
+                    expect_generation: None,
+                    by: "live file".to_owned(),
+                    at: clock::now(),
+                    file: Some(text),
+                };
+                self.command(service, command, None);
+            }
+        }
+    }
+
+    /// A new socket is a new container: what was connected to the old one is not to be used again.
+    async fn socket_changed(&mut self, service: ServiceName, color: Color, seen: &Seen) {
+        let present = matches!(seen, Seen::Identity { .. });
+        self.tell(service.clone(), What::Socket { color: color.clone(), present });
+        if let Some(backend) = self.registry.find(&service, &color) {
+            self.mail.retire(backend.slot).await;
+        }
+        drop(self.ask_once(&service, &color));
+    }
+}
