@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bgproxy_conf::{Address, Color, Host, Limits, PathPrefix, ServiceName};
+use bgproxy_conf::{Address, Color, Host, Limits, PathPrefix, Protocol, ServiceName};
 use ipnet::IpNet;
 
 use crate::cell::{Cell, Sum};
@@ -56,6 +56,10 @@ pub struct Backend {
     pub color: Color,
     /// Where it listens.
     pub address: Address,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Whether its connections say who the client is, in a PROXY protocol header.
+    pub send_proxy: bool,
     /// One cell per worker; they outlive a change of address, because requests do.
     pub cells: Arc<[Cell]>,
 }
@@ -254,6 +258,8 @@ pub(crate) mod tests {
                         service: name.clone(),
                         color: color(c),
                         address: Address::Unix("/x".into()),
+                        protocol: Protocol::Http1,
+                        send_proxy: false,
                         cells: Arc::from([Cell::default(), Cell::default()]),
                     })
                 })

@@ -121,7 +121,8 @@ fn backends(file: &File<'_>, name: &ServiceName, service: &Service) -> Result<()
         return file.fault(of(&["first"]), message, hint);
     }
     let mut seen: BTreeMap<&Address, &str> = BTreeMap::new();
-    for (color, address) in &service.backends {
+    for (color, backend) in &service.backends {
+        let address = &backend.address;
         let mut at = of(&["backends"]);
         at.push(Step::Key(color.as_str().to_owned()));
         if let Some(path) = address.socket() {

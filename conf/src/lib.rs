@@ -19,7 +19,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use error::ConfigError;
-pub use types::{Address, Bytes, Color, Host, PathPrefix, Principal, Seconds, ServiceName, StatusRanges, Workers};
+pub use types::{
+    Address, Bytes, Color, Host, PathPrefix, Principal, Seconds, ServiceName, StatusRanges, UpgradeToken, Workers,
+};
 
 /// Where the configuration is read from when no `-c` is given.
 pub const DEFAULT_PATH: &str = "/etc/bgproxy/bgproxy.toml";
@@ -33,6 +35,9 @@ pub struct Config {
     pub workers: Workers,
     /// The addresses clients connect to. A change needs a restart.
     pub listen: Vec<Listen>,
+    /// Certificates of the TLS listeners. A client that names a host gets the one made for it (exact before wildcard),
+    /// everybody else the first. New files in their places are in use within a second.
+    pub certificate: Vec<Certificate>,
     /// The control socket, which `bgctl` talks to.
     pub control: Control,
     /// The HTTP listener for metrics, health and the status page.
@@ -58,6 +63,45 @@ pub struct Config {
 pub struct Listen {
     /// IP address and port, such as `"0.0.0.0:80"` or `"[::]:80"`. Port 0 takes a free one (`bgctl status` shows it).
     pub address: SocketAddr,
+    /// TLS 1.2 and 1.3 with the certificates of `[[certificate]]`; HTTP/2 for clients that ask for it (ALPN).
+    #[serde(default)]
+    pub tls: bool,
+    /// PEM file of the authorities whose client certificates are demanded here, with `tls` only. Backends are told the
+    /// verified subject in `X-Client-Cert-Subject`.
+    #[serde(default)]
+    pub client_ca: Option<PathBuf>,
+    /// Answers every request with 308 to `https://`, except `/.well-known/acme-challenge/`; without `tls` only.
+    #[serde(default)]
+    pub redirect_https: bool,
+    /// HTTP/2 in clear for clients that begin with it (prior knowledge); without `tls` only.
+    #[serde(default = "yes")]
+    pub h2c: bool,
+    /// Whether connections begin with a PROXY protocol header (version 1 or 2), which says who the client is:
+    /// `"off"` or `"required"`. It is taken from `trusted.proxies` only; others are turned away.
+    #[serde(default)]
+    pub proxy_protocol: ProxyProtocol,
+}
+
+/// Whether connections begin with a PROXY protocol header.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyProtocol {
+    /// None does.
+    #[default]
+    Off,
+    /// Every one does.
+    Required,
+}
+
+/// A certificate and its private key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// PEM file: the certificate, then those that lead to its authority.
+    pub cert: PathBuf,
+    /// PEM file: its private key (PKCS #8, SEC 1 or PKCS #1), which nobody but the daemon's user should be able to
+    /// read.
+    pub key: PathBuf,
 }
 
 /// The control socket.
@@ -98,6 +142,8 @@ pub struct Trusted {
     /// else's are replaced.
     #[schemars(with = "Vec<String>")]
     pub proxies: Vec<ipnet::IpNet>,
+    /// Whether backends also get the `Forwarded` header of RFC 7239, beside `X-Forwarded-*`.
+    pub forwarded: bool,
 }
 
 /// What one client may cost.
@@ -186,8 +232,8 @@ pub struct Service {
     /// within the most specific host.
     #[serde(default = "Service::default_paths")]
     pub paths: Vec<PathPrefix>,
-    /// Where each color is: the path of a unix socket, or `host:port`.
-    pub backends: BTreeMap<Color, Address>,
+    /// Where each color is: the path of a unix socket, or `host:port`; or a table with `socket` and what is special.
+    pub backends: BTreeMap<Color, Backend>,
     /// The color that is live when there is no state file yet. Required unless there is a color called `blue`.
     #[serde(default = "Service::default_first")]
     pub first: Color,
@@ -209,6 +255,68 @@ pub struct Service {
     /// Idle connections kept open to each backend.
     #[serde(default)]
     pub pool: Pool,
+    /// Protocols that a client may upgrade its connection to; other requests for an upgrade are served without one.
+    #[serde(default = "Service::default_upgrades")]
+    pub upgrades: Vec<UpgradeToken>,
+    /// What happens to tunnels, event streams and long downloads after a switch.
+    #[serde(default)]
+    pub streams: Streams,
+    /// Answers over TLS say `Strict-Transport-Security` for this long, such as `"180d"`; browsers then never come
+    /// without TLS again.
+    #[serde(default)]
+    pub hsts: Option<Seconds>,
+    /// Requests for the service's other hosts are sent here with 308; the preview's hosts are not.
+    #[serde(default)]
+    pub canonical_host: Option<Host>,
+}
+
+/// One color's backend.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(into = "BackendForm")]
+#[schemars(with = "BackendForm")]
+pub struct Backend {
+    /// Where it listens.
+    pub address: Address,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Whether its connections begin with a PROXY protocol header (version 2) that says who the client is.
+    pub send_proxy: bool,
+}
+
+/// What a backend speaks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2 in clear, by prior knowledge: what gRPC needs.
+    H2c,
+}
+
+/// The two ways to write a backend.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[serde(untagged)]
+enum BackendForm {
+    /// The path of a unix socket, or `host:port`.
+    Address(Address),
+    /// The same with what is special about it.
+    Table(BackendTable),
+}
+
+/// A backend with what is special about it.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct BackendTable {
+    /// The path of a unix socket, or `host:port`.
+    socket: Address,
+    /// What it speaks: `"http1"` or `"h2c"` (HTTP/2 in clear, as gRPC servers do).
+    #[serde(default)]
+    protocol: Protocol,
+    /// Begin each connection with a PROXY protocol header (version 2) that says who the client is; connections to it
+    /// are then not shared between clients.
+    #[serde(default)]
+    send_proxy: bool,
 }
 
 /// Hosts that lead testers to the preview color.
@@ -273,6 +381,21 @@ pub struct Pool {
     pub idle: Seconds,
 }
 
+/// What happens to tunnels, event streams and long downloads after a switch: they are not requests, and keep running
+/// for a while; then they are ended one by one, so that clients come back, to the new color, without a storm.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Streams {
+    /// How long they keep running after the switch.
+    pub keep: Seconds,
+    /// Then they are ended evenly over this long.
+    pub spread: Seconds,
+    /// At most so many are ended in one second, even if that takes longer.
+    pub per_second: u32,
+    /// A tunnel or an event stream without a byte in either direction is closed after this.
+    pub idle: Seconds,
+}
+
 impl Config {
     /// Reads, parses and checks a configuration file.
     ///
@@ -307,7 +430,8 @@ impl Default for Config {
         let name = ServiceName::try_from("default".to_owned()).expect("a valid name");
         Config {
             workers: Workers::Auto,
-            listen: vec![Listen { address: SocketAddr::from(([0, 0, 0, 0], 80)) }],
+            listen: vec![Listen::at(SocketAddr::from(([0, 0, 0, 0], 80)))],
+            certificate: Vec::new(),
             control: Control::default(),
             admin: Admin::default(),
             state: State::default(),
@@ -318,6 +442,24 @@ impl Default for Config {
             service: BTreeMap::from([(name, Service::default())]),
         }
     }
+}
+
+impl Listen {
+    /// A listener in clear with nothing special.
+    pub fn at(address: SocketAddr) -> Listen {
+        Listen {
+            address,
+            tls: false,
+            client_ca: None,
+            redirect_https: false,
+            h2c: true,
+            proxy_protocol: ProxyProtocol::Off,
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Default for Control {
@@ -344,7 +486,7 @@ impl Default for State {
 
 impl Default for Trusted {
     fn default() -> Self {
-        Trusted { proxies: vec![ipnet::IpNet::from(std::net::IpAddr::from([127, 0, 0, 1]))] }
+        Trusted { proxies: vec![ipnet::IpNet::from(std::net::IpAddr::from([127, 0, 0, 1]))], forwarded: false }
     }
 }
 
@@ -385,6 +527,62 @@ impl Service {
     fn default_first() -> Color {
         Color::blue()
     }
+
+    fn default_upgrades() -> Vec<UpgradeToken> {
+        vec![UpgradeToken::websocket()]
+    }
+}
+
+impl Backend {
+    /// A backend that speaks HTTP/1.1, with nothing special.
+    pub fn at(address: Address) -> Backend {
+        Backend { address, protocol: Protocol::Http1, send_proxy: false }
+    }
+}
+
+impl<'de> Deserialize<'de> for Backend {
+    /// By hand, because an untagged enum would lose what is wrong and where.
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+
+        impl<'de> serde::de::Visitor<'de> for Form {
+            type Value = Backend;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(
+                    "the path of a unix socket, \"host:port\", or a table such as { socket = \"/run/app.sock\" }",
+                )
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Backend, E> {
+                text.parse().map(Backend::at).map_err(E::custom)
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Backend, E> {
+                // Its own way to say what is wrong with a number.
+                let number = serde::de::value::I64Deserializer::<E>::new(number);
+                Address::deserialize(number).map(Backend::at)
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Backend, A::Error> {
+                let form = serde::de::value::MapAccessDeserializer::new(map);
+                let BackendTable { socket, protocol, send_proxy } = BackendTable::deserialize(form)?;
+                Ok(Backend { address: socket, protocol, send_proxy })
+            }
+        }
+
+        deserializer.deserialize_any(Form)
+    }
+}
+
+impl From<Backend> for BackendForm {
+    fn from(backend: Backend) -> Self {
+        let Backend { address: socket, protocol, send_proxy } = backend;
+        if protocol == Protocol::Http1 && !send_proxy {
+            return BackendForm::Address(socket);
+        }
+        BackendForm::Table(BackendTable { socket, protocol, send_proxy })
+    }
 }
 
 impl Default for Service {
@@ -393,8 +591,8 @@ impl Default for Service {
             hosts: Vec::new(),
             paths: Service::default_paths(),
             backends: BTreeMap::from([
-                (Color::blue(), Address::Unix("/var/run/nginx/blue/nginx.sock".into())),
-                (Color::green(), Address::Unix("/var/run/nginx/green/nginx.sock".into())),
+                (Color::blue(), Backend::at(Address::Unix("/var/run/nginx/blue/nginx.sock".into()))),
+                (Color::green(), Backend::at(Address::Unix("/var/run/nginx/green/nginx.sock".into()))),
             ]),
             first: Service::default_first(),
             live_file: None,
@@ -403,6 +601,10 @@ impl Default for Service {
             drain: Drain::default(),
             timeouts: Timeouts::default(),
             pool: Pool::default(),
+            upgrades: Service::default_upgrades(),
+            streams: Streams::default(),
+            hsts: None,
+            canonical_host: None,
         }
     }
 }
@@ -437,6 +639,12 @@ impl Default for Timeouts {
 impl Default for Pool {
     fn default() -> Self {
         Pool { size: 512, idle: Seconds::new(30) }
+    }
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Streams { keep: Seconds::new(60), spread: Seconds::new(60), per_second: 200, idle: Seconds::new(3600) }
     }
 }
 

@@ -15,7 +15,7 @@ use std::str::FromStr;
 use serde::de::{self, Deserializer, Visitor};
 
 pub use amounts::{Bytes, Seconds, StatusRanges, Workers};
-pub use names::{Color, Principal, ServiceName};
+pub use names::{Color, Principal, ServiceName, UpgradeToken};
 pub use places::{Address, Host, PathPrefix};
 
 /// Why a text is not such a value: what is wrong, then what to write instead.

@@ -114,7 +114,10 @@ mod tests {
     }
 
     fn config(colors: &[&str]) -> Config {
-        let backend = |name: &&str| (color(name), format!("/run/{name}.sock").parse().expect("an address"));
+        let backend = |name: &&str| {
+            let address = format!("/run/{name}.sock").parse().expect("an address");
+            (color(name), bgproxy_conf::Backend::at(address))
+        };
         let service = Service { backends: colors.iter().map(backend).collect(), ..Service::default() };
         Config { service: BTreeMap::from([(portal(), service)]), ..Config::default() }
     }

@@ -87,7 +87,7 @@ type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 /// The configuration that puts the door in front of a [`Demo`] started in this [`Home`].
 pub fn config(dir: &Path, ports: Ports) -> Config {
     let here = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let backend = |color: Color| (color.clone(), Address::Unix(socket(dir, &color)));
+    let backend = |color: Color| (color.clone(), bgproxy_conf::Backend::at(Address::Unix(socket(dir, &color))));
     let service = Service {
         backends: BTreeMap::from([backend(Color::blue()), backend(Color::green())]),
         live_file: Some(dir.join("live")),
@@ -105,7 +105,7 @@ pub fn config(dir: &Path, ports: Ports) -> Config {
         ..Service::default()
     };
     Config {
-        listen: vec![Listen { address: here(ports.door) }],
+        listen: vec![Listen::at(here(ports.door))],
         // Who runs it may operate it; nobody else gets into the directory anyway.
         control: Control { socket: dir.join("control.sock"), operators: Vec::new(), ..Control::default() },
         // Within the open files that a desktop allows.
@@ -559,7 +559,7 @@ mod tests {
         let config = config(Path::new("/tmp/d"), Ports { door: 0, admin: 1 });
         bgproxy_conf::check::check(&config, "", Path::new("demo.toml")).expect("right");
         let service = &config.service[SERVICE];
-        assert_eq!(service.backends[&Color::green()].to_string(), "/tmp/d/green.sock");
+        assert_eq!(service.backends[&Color::green()].address.to_string(), "/tmp/d/green.sock");
         assert_eq!(config.listen[0].address.to_string(), "127.0.0.1:0");
         assert_eq!(config.admin.address.to_string(), "127.0.0.1:1");
     }

@@ -146,6 +146,8 @@ mod tests {
                 service: "portal".parse().expect("a name"),
                 color: color("blue"),
                 address: Address::Unix("/x".into()),
+                protocol: bgproxy_conf::Protocol::Http1,
+                send_proxy: false,
                 cells: Arc::from([Cell::default(), Cell::default()]),
             });
             let letters = Arc::new(Mutex::new(Vec::new()));

@@ -372,7 +372,7 @@ impl Switchboard {
         for (name, entry) in &self.board.services {
             let Some(config) = self.config.service.get(name) else { continue };
             let backends: Vec<_> =
-                config.backends.iter().map(|(color, address)| self.registry.backend(name, color, address)).collect();
+                config.backends.iter().map(|(color, config)| self.registry.backend(name, color, config)).collect();
             let find = |color: &Color| backends.iter().find(|backend| backend.color == *color).cloned();
             let (Some(live), Some(preview)) = (find(&entry.record.live), find(&entry.record.preview)) else {
                 // The switchboard lets no such record come into force.

@@ -75,6 +75,8 @@ mod tests {
             service: "portal".parse().expect("a name"),
             color: color("green"),
             address: Address::Unix("/x".into()),
+            protocol: bgproxy_conf::Protocol::Http1,
+            send_proxy: false,
             cells: Arc::default(),
         })
     }

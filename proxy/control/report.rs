@@ -58,10 +58,10 @@ impl Switchboard {
     }
 
     fn service_status(&self, name: &ServiceName, entry: &Entry, config: &Service) -> ServiceStatus {
-        let colors = config.backends.iter().map(|(color, address)| {
-            let sum = self.registry.find(name, color).map(|backend| backend.sum()).unwrap_or_default();
+        let colors = config.backends.iter().map(|(color, backend)| {
+            let sum = self.registry.find(name, color).map(|known| known.sum()).unwrap_or_default();
             let status = ColorStatus {
-                address: address.to_string(),
+                address: backend.address.to_string(),
                 role: role(entry, color),
                 ready: self.reports.get(&(name.clone(), color.clone())).cloned(),
                 in_flight: sum.in_flight(),

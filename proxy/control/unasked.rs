@@ -45,8 +45,8 @@ impl Switchboard {
             if let Some(path) = &config.live_file {
                 watched.push(Watched::new(Key::LiveFile(name.clone()), path, watch::What::Content));
             }
-            for (color, address) in &config.backends {
-                if let Address::Unix(path) = address {
+            for (color, backend) in &config.backends {
+                if let Address::Unix(path) = &backend.address {
                     watched.push(Watched::new(Key::Socket(name.clone(), color.clone()), path, watch::What::Identity));
                 }
             }

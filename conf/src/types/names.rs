@@ -30,6 +30,51 @@ pub enum Principal {
     Everybody,
 }
 
+/// A protocol that a connection may be upgraded to (RFC 9110, section 7.8). Lower case.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UpgradeToken(String);
+
+// === impl UpgradeToken ===
+
+impl UpgradeToken {
+    /// `websocket`.
+    pub fn websocket() -> Self {
+        UpgradeToken("websocket".to_owned())
+    }
+
+    /// The token, in lower case.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for UpgradeToken {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let token = text.to_ascii_lowercase();
+        // RFC 9110, section 5.6.2.
+        let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        let (name, version) = token.split_once('/').unwrap_or((&token, "1"));
+        if token.len() > 64 || [name, version].iter().any(|part| part.is_empty() || !part.bytes().all(is_token)) {
+            return Err(Invalid::new(format!("`{}` is not a protocol", shown(text)), "\"websocket\""));
+        }
+        if matches!(name, "h2c" | "h2" | "http" | "tls") {
+            return Err(Invalid::new(
+                format!("a connection is not upgraded to `{}` here: requests inside it would pass unseen", shown(text)),
+                "\"websocket\", or the name of your application's own protocol",
+            ));
+        }
+        Ok(UpgradeToken(token))
+    }
+}
+
+impl fmt::Display for UpgradeToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 // === impl Color and ServiceName ===
 
 impl Color {
@@ -178,4 +223,15 @@ written_as_text!(
 
 impl Text for Principal {
     const EXPECTED: &str = "a user such as \"deploy\" or a group such as \"@deploy\"";
+}
+
+written_as_text!(
+    UpgradeToken,
+    r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+(/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?$",
+    "A protocol that a connection may be upgraded to.",
+    ["websocket"]
+);
+
+impl Text for UpgradeToken {
+    const EXPECTED: &str = "a protocol such as \"websocket\"";
 }
