@@ -1,8 +1,10 @@
 //! Wing one: what happens to a request, in the order it happens.
 //!
 //! [`listen`] binds, [`worker`] accepts, [`conn`] carries one client connection, [`forward`] one request; [`headers`]
-//! rewrites, [`pool`] reaches the backend, [`retry`] decides on a second try, [`probe`] asks whether a backend is ready, [`body`] streams, [`flight`] is the
-//! request's hold on all of it, [`error`] names what failed, [`answer`] says so, [`meter`] counts, [`metrics`] shows it and [`access`] writes it down.
+//! rewrites, [`pool`] reaches the backend, [`retry`] decides on a second try, [`probe`] asks whether a backend is ready,
+//! [`incoming`] reads a body, [`body`] streams it, [`pump`] writes it by HTTP/2, [`flight`] is the request's hold on all
+//! of it, [`error`] names what failed, [`answer`] says so, [`meter`] counts, [`metrics`] shows it and [`access`] writes
+//! it down.
 //!
 //! Everything here belongs to one worker thread: `Rc` and `Cell`, no lock, nothing shared but the table.
 
@@ -14,10 +16,12 @@ pub mod error;
 pub mod flight;
 pub mod forward;
 pub mod headers;
+pub mod incoming;
 pub mod listen;
 pub mod meter;
 pub mod metrics;
 pub mod pool;
 pub mod probe;
+pub mod pump;
 pub mod retry;
 pub mod worker;

@@ -7,12 +7,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use super::error::{Failure, Reason};
 use super::flight::{Flight, Guard};
+use super::incoming::Incoming;
 use super::pool::Link;
 use super::retry;
 

@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 use super::error::{Reason, of_hyper_status};
 use super::flight::Guard;
 use super::forward;
+use super::incoming::Incoming;
 use super::worker::Worker;
 
 /// hyper's buffers may grow to this, per connection and direction.
@@ -235,7 +236,7 @@ async fn speak(worker: &Rc<Worker>, conn: &Rc<Conn>, stream: TcpStream) -> (TcpS
     let io = TokioIo::new(Io { stream, conn: conn.clone(), worker: worker.clone() });
     let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
         conn.old.set(request.version() == Version::HTTP_10);
-        async move { Ok::<_, Infallible>(forward::forward(worker, conn, request).await) }
+        async move { Ok::<_, Infallible>(forward::forward(worker, conn, request.map(Incoming::Http1)).await) }
     });
     let header_size = worker.limits().header_size;
     let mut http = http1::Builder::new()

@@ -8,6 +8,8 @@ use std::io;
 
 use http::StatusCode;
 
+use super::incoming::Broken;
+
 /// One row per reason: its name, the status answered, the error type of RFC 9209 (section 2.3), one sentence.
 macro_rules! reasons {
     ($($reason:ident = $label:literal, $status:literal, $proxy_error:literal, $sentence:literal;)*) => {
@@ -181,31 +183,16 @@ impl Failure {
     }
 
     /// The answer's body broke off.
-    pub fn body(error: hyper::Error) -> Failure {
+    pub fn body(error: Broken) -> Failure {
         Failure { reason: Reason::BackendTruncated, source: Some(error.into()) }
     }
 }
 
 impl Reason {
     /// Why a request's body broke off: it is malformed, or the client left in the middle of it.
-    pub fn of_upload(error: &hyper::Error) -> Reason {
-        match io_cause(error).map(io::Error::kind) {
-            Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => Reason::BodyMalformed,
-            _ => Reason::ClientGone,
-        }
+    pub fn of_upload(error: &Broken) -> Reason {
+        if error.is_malformed() { Reason::BodyMalformed } else { Reason::ClientGone }
     }
-}
-
-/// The first I/O error among the causes.
-fn io_cause<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e io::Error> {
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        if let Some(io) = cause.downcast_ref::<io::Error>() {
-            return Some(io);
-        }
-        next = cause.source();
-    }
-    None
 }
 
 /// Which client error hyper's own answer (which we replace) stood for.

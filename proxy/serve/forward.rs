@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Mutex;
 
 use http::{HeaderValue, StatusCode, header, request};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use hyper::{Request, Response};
 
 use super::answer;
@@ -14,6 +14,7 @@ use super::conn::Conn;
 use super::error::{Failure, Reason};
 use super::flight::{Flight, Guard};
 use super::headers::{self, Sender};
+use super::incoming::Incoming;
 use super::pool::{Lane, Link};
 use super::retry::{self, Attempt};
 use super::worker::Worker;

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use bgproxy_conf::Address;
 use http::Version;
-use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
@@ -24,6 +23,7 @@ use tokio::task::AbortHandle;
 
 use super::body::Upload;
 use super::error::Failure;
+use super::incoming::Incoming;
 use super::meter::Meter;
 use crate::cell::{Cell, End};
 use crate::table::Backend;
@@ -221,7 +221,7 @@ impl Link {
         })?;
         // hyper would speak HTTP/1.0 on it from now on, and leave out bodies without a length.
         self.spent = response.version() == Version::HTTP_10;
-        Ok(response)
+        Ok(response.map(Incoming::Http1))
     }
 
     /// What happened on the socket since the request was sent.

@@ -8,11 +8,11 @@ use bgproxy_conf::wire::ProbeReport;
 use http::{HeaderValue, Request, StatusCode, header, request};
 use http_body_util::BodyExt;
 use hyper::Response;
-use hyper::body::Incoming;
 
 use super::body::Upload;
 use super::error::{Failure, Reason};
 use super::headers::{self, Sender};
+use super::incoming::Incoming;
 use super::pool::{Lane, Link};
 use crate::clock;
 use crate::mail::Question;
