@@ -6,6 +6,8 @@
 //! of it, [`error`] names what failed, [`answer`] says so, [`meter`] counts, [`metrics`] shows it and [`access`] writes
 //! it down.
 //!
+//! [`frames`] tells what passes on an HTTP/2 connection.
+//!
 //! Everything here belongs to one worker thread: `Rc` and `Cell`, no lock, nothing shared but the table.
 
 pub mod access;
@@ -15,6 +17,7 @@ pub mod conn;
 pub mod error;
 pub mod flight;
 pub mod forward;
+pub mod frames;
 pub mod headers;
 pub mod incoming;
 pub mod listen;
