@@ -6,10 +6,11 @@
 //! of it, [`error`] names what failed, [`answer`] says so, [`meter`] counts, [`metrics`] shows it and [`access`] writes
 //! it down.
 //!
-//! [`frames`] tells what passes on an HTTP/2 connection.
+//! [`frames`] tells what passes on an HTTP/2 connection, [`abuse`] whether it is a flood.
 //!
 //! Everything here belongs to one worker thread: `Rc` and `Cell`, no lock, nothing shared but the table.
 
+pub mod abuse;
 pub mod access;
 pub mod answer;
 pub mod body;

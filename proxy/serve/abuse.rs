@@ -1,0 +1,462 @@
+//! Does an HTTP/2 client flood us? Each cheap frame that costs us work is paid from a budget. Pure: no I/O.
+//!
+//! A request is bounded by everything that bounds requests. What is bounded here is what comes beside requests, where a
+//! few bytes make us work. The budgets are far above what any known client does, and far below what hurts: the most
+//! that passes unseen costs one worker some percent of its time.
+
+use super::frames::{ACK, END_STREAM, Frame, Kind};
+
+/// What a client does too much of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flood {
+    /// Begins streams and takes them back (CVE-2023-44487).
+    Resets,
+    /// SETTINGS, each of which we must confirm (CVE-2019-9515).
+    Settings,
+    /// PINGs, each of which we must answer (CVE-2019-9512).
+    Pings,
+    /// A block of headers that goes on and on (CVE-2024-27316).
+    Continuations,
+    /// Frames of a body without a byte of it (CVE-2019-9518).
+    EmptyFrames,
+    /// Room for bodies, a byte at a time (CVE-2019-9511).
+    WindowUpdates,
+    /// Advice (CVE-2019-9513), and frames that say nothing to us.
+    Priorities,
+    /// Streams that had to be refused: too many headers, malformed ones.
+    RefusedStreams,
+}
+
+impl Flood {
+    /// Every one there is.
+    pub const ALL: [Flood; 8] = [
+        Flood::Resets,
+        Flood::Settings,
+        Flood::Pings,
+        Flood::Continuations,
+        Flood::EmptyFrames,
+        Flood::WindowUpdates,
+        Flood::Priorities,
+        Flood::RefusedStreams,
+    ];
+
+    /// Its name in logs and metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Flood::Resets => "h2_reset_flood",
+            Flood::Settings => "h2_settings_flood",
+            Flood::Pings => "h2_ping_flood",
+            Flood::Continuations => "h2_continuation_flood",
+            Flood::EmptyFrames => "h2_empty_frame_flood",
+            Flood::WindowUpdates => "h2_window_update_flood",
+            Flood::Priorities => "h2_priority_flood",
+            Flood::RefusedStreams => "h2_refused_stream_flood",
+        }
+    }
+}
+
+/// Streams older than this are not what a reset flood is made of: as many as may be open at once, once a second.
+const OLD: u64 = 1000;
+
+// A stream taken back young costs 20 ms of the budget, and one that begins pays 10 ms back. So who cancels no more than
+// half of what it asks for is never hurt: a gRPC client that hedges, a map that is dragged. Who cancels everything has
+// some 500 streams at once (five pages of a hundred images) and 100 a second after that. Envoy has the same 500, the
+// same half and the same second of age.
+const RESETS: Depth = Depth(6_000_000);
+const RESET: u64 = 20_000;
+const OPENED: u64 = 10_000;
+// A deadline that passed. Not free: a stream that has long ended can be reset again and again.
+const RESET_OLD: u64 = RESET / 10;
+
+// Clients send one SETTINGS, and those that measure the line some more in the first seconds. We send few ourselves,
+// so that confirmations are fewer still; they cost nothing but the reading.
+const SETTINGS: Depth = Depth(60 * SETTING);
+const SETTING: u64 = 1_000_000;
+const SETTING_ACK: u64 = SETTING / 100;
+
+// grpc-go sends one per round trip while it downloads: 5,000 a second on a line of 0.2 ms.
+const PINGS: Depth = Depth(10_000 * PING);
+const PING: u64 = 200;
+const PING_ACK: u64 = PING;
+
+// The largest block of headers that can be configured, 1 MiB, fills 64 frames of the usual size.
+const CONTINUATIONS: u32 = 72;
+
+// Some clients write an empty piece where they flush; nobody flushes nothing more often than this.
+const EMPTIES: Depth = Depth(100 * EMPTY);
+const EMPTY: u64 = 100_000;
+
+// A naive client sends two for each frame of DATA, and downloads 3 Gbit/s in frames of 16 KiB.
+const WINDOW_UPDATES: Depth = Depth(100_000 * WINDOW_UPDATE);
+const WINDOW_UPDATE: u64 = 20;
+
+// Browsers send some for each stream, and one when a picture scrolls into view.
+const PRIORITIES: Depth = Depth(1000 * PRIORITY);
+const PRIORITY: u64 = 10_000;
+
+// A browser whose cookies have grown too large is refused for every image of a page.
+const REFUSALS: Depth = Depth(200 * REFUSAL);
+const REFUSAL: u64 = 100_000;
+
+/// How far a client may run ahead of time, in microseconds.
+struct Depth(u64);
+
+/// What was spent, as the microsecond at which it will be paid off: time pays, and nothing is saved up.
+#[derive(Clone, Copy, Debug, Default)]
+struct Budget(u64);
+
+impl Budget {
+    /// Whether there was enough.
+    fn spend(&mut self, price: u64, depth: Depth, now: u64) -> bool {
+        let owed = self.0.saturating_sub(now).saturating_add(price);
+        if owed > depth.0 {
+            return false;
+        }
+        self.0 = now.saturating_add(owed);
+        true
+    }
+
+    fn earn(&mut self, price: u64) {
+        self.0 = self.0.saturating_sub(price);
+    }
+}
+
+/// What one client has done so far, on one connection.
+#[derive(Debug, Default)]
+pub struct Abuse {
+    resets: Budget,
+    settings: Budget,
+    pings: Budget,
+    empties: Budget,
+    window_updates: Budget,
+    priorities: Budget,
+    refusals: Budget,
+    continuations: u32,
+    ages: Ages,
+}
+
+impl Abuse {
+    /// Takes note of a frame that came from the client, at `now` in milliseconds.
+    pub fn note(&mut self, frame: Frame, now: u64) -> Option<Flood> {
+        let Frame::Begins { kind, flags, stream, length } = frame else { return None };
+        let at = now.saturating_mul(1000);
+        let ack = flags & ACK != 0;
+        match kind {
+            Kind::Data if empty(flags, length) => flood(self.empties.spend(EMPTY, EMPTIES, at), Flood::EmptyFrames),
+            // Of bodies, the windows say how much there may be.
+            Kind::Data => None,
+            Kind::Headers => {
+                self.continuations = 0;
+                if self.ages.opens(stream, now) {
+                    self.resets.earn(OPENED);
+                }
+                None
+            }
+            Kind::Continuation => {
+                self.continuations = self.continuations.saturating_add(1);
+                flood(self.continuations <= CONTINUATIONS, Flood::Continuations)
+            }
+            Kind::Reset => {
+                let price = if self.ages.old(stream, now) { RESET_OLD } else { RESET };
+                flood(self.resets.spend(price, RESETS, at), Flood::Resets)
+            }
+            Kind::Settings => {
+                let price = if ack { SETTING_ACK } else { SETTING };
+                flood(self.settings.spend(price, SETTINGS, at), Flood::Settings)
+            }
+            Kind::Ping => {
+                let price = if ack { PING_ACK } else { PING };
+                flood(self.pings.spend(price, PINGS, at), Flood::Pings)
+            }
+            Kind::WindowUpdate => {
+                flood(self.window_updates.spend(WINDOW_UPDATE, WINDOW_UPDATES, at), Flood::WindowUpdates)
+            }
+            Kind::Priority | Kind::PriorityUpdate | Kind::GoAway | Kind::PushPromise | Kind::Unknown(_) => {
+                flood(self.priorities.spend(PRIORITY, PRIORITIES, at), Flood::Priorities)
+            }
+        }
+    }
+
+    /// Takes note of a stream that was refused before it was a request, at `now` in milliseconds.
+    pub fn refused(&mut self, now: u64) -> Option<Flood> {
+        flood(self.refusals.spend(REFUSAL, REFUSALS, now.saturating_mul(1000)), Flood::RefusedStreams)
+    }
+}
+
+fn flood(within: bool, flood: Flood) -> Option<Flood> {
+    if within { None } else { Some(flood) }
+}
+
+/// Whether a DATA frame surely holds nothing: no payload, or the length of a padding alone.
+fn empty(flags: u8, length: u32) -> bool {
+    const PADDED: u8 = 0x8;
+    flags & END_STREAM == 0 && length <= u32::from(flags & PADDED != 0)
+}
+
+/// Which streams are old: their numbers grow, so that two marks tell, and no stream is kept in memory.
+#[derive(Debug, Default)]
+struct Ages {
+    /// The highest stream.
+    highest: u32,
+    /// When it began.
+    opened: u64,
+    /// What the highest stream was when the mark was set.
+    marked: u32,
+    /// When that was.
+    mark: u64,
+    /// What the highest stream was one mark before: at least [`OLD`] ago.
+    old: u32,
+}
+
+impl Ages {
+    /// Whether these HEADERS begin a stream; trailers do not.
+    fn opens(&mut self, stream: u32, now: u64) -> bool {
+        if stream <= self.highest {
+            return false;
+        }
+        if now.saturating_sub(self.mark) >= OLD {
+            self.old = self.marked;
+            self.marked = self.highest;
+            self.mark = now;
+        }
+        self.highest = stream;
+        self.opened = now;
+        true
+    }
+
+    fn old(&self, stream: u32, now: u64) -> bool {
+        stream <= self.old
+            || (stream <= self.marked && now.saturating_sub(self.mark) >= OLD)
+            || (stream <= self.highest && now.saturating_sub(self.opened) >= OLD)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn begins(kind: Kind, flags: u8, stream: u32, length: u32) -> Frame {
+        Frame::Begins { kind, flags, stream, length }
+    }
+
+    fn headers(stream: u32) -> Frame {
+        begins(Kind::Headers, 0x5, stream, 30)
+    }
+
+    fn reset(stream: u32) -> Frame {
+        begins(Kind::Reset, 0, stream, 4)
+    }
+
+    /// How many of a frame are taken at once.
+    fn burst(frame: Frame) -> (usize, Flood) {
+        let mut abuse = Abuse::default();
+        for count in 0..1_000_000 {
+            if let Some(flood) = abuse.note(frame, 5000) {
+                return (count, flood);
+            }
+        }
+        panic!("no end of {frame:?}");
+    }
+
+    /// Whether so many a second are taken for a minute.
+    fn lasts(frame: Frame, per_second: u64) -> bool {
+        let mut abuse = Abuse::default();
+        (0..60_000u64).all(|now| {
+            let due = (now + 1) * per_second / 1000 - now * per_second / 1000;
+            (0..due).all(|_| abuse.note(frame, now).is_none())
+        })
+    }
+
+    #[test]
+    fn every_cheap_frame_has_an_end() {
+        for (frame, count, flood, per_second) in [
+            (begins(Kind::Settings, 0, 0, 6), 60, Flood::Settings, 1),
+            (begins(Kind::Settings, ACK, 0, 0), 6000, Flood::Settings, 100),
+            (begins(Kind::Ping, 0, 0, 8), 10_000, Flood::Pings, 5000),
+            (begins(Kind::Ping, ACK, 0, 8), 10_000, Flood::Pings, 5000),
+            (begins(Kind::Data, 0, 1, 0), 100, Flood::EmptyFrames, 10),
+            (begins(Kind::Data, 0x8, 1, 1), 100, Flood::EmptyFrames, 10),
+            (begins(Kind::WindowUpdate, 0, 0, 4), 100_000, Flood::WindowUpdates, 50_000),
+            (begins(Kind::Priority, 0, 1, 5), 1000, Flood::Priorities, 100),
+            (begins(Kind::PriorityUpdate, 0, 0, 9), 1000, Flood::Priorities, 100),
+            (begins(Kind::GoAway, 0, 0, 8), 1000, Flood::Priorities, 100),
+            (begins(Kind::Unknown(0x77), 0, 0, 0), 1000, Flood::Priorities, 100),
+            // Of a stream that never began, and so never paid.
+            (reset(1), 300, Flood::Resets, 50),
+        ] {
+            assert_eq!(burst(frame), (count, flood), "{frame:?}");
+            assert!(lasts(frame, per_second), "{frame:?}");
+            assert!(!lasts(frame, 2 * per_second + 1), "{frame:?}");
+        }
+    }
+
+    #[test]
+    fn what_carries_something_is_no_flood() {
+        let mut abuse = Abuse::default();
+        for stream in 0..200_000 {
+            for frame in [
+                headers(2 * stream + 1),
+                begins(Kind::Data, 0, 2 * stream + 1, 1),
+                begins(Kind::Data, END_STREAM, 2 * stream + 1, 0),
+                begins(Kind::Data, 0x8, 2 * stream + 1, 2),
+            ] {
+                assert_eq!(abuse.note(frame, 0), None, "{frame:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_frame_is_not_counted_again() {
+        let mut abuse = Abuse::default();
+        for _ in 0..100_000 {
+            assert_eq!(abuse.note(Frame::Ended { kind: Kind::Reset, flags: 0, stream: 1 }, 0), None);
+        }
+    }
+
+    #[test]
+    fn a_block_of_headers_has_so_many_parts() {
+        let more = begins(Kind::Continuation, 0, 1, 100);
+        let mut abuse = Abuse::default();
+        for block in 0..100 {
+            abuse.note(begins(Kind::Headers, 0, 2 * block + 1, 100), 0);
+            assert!((0..CONTINUATIONS).all(|_| abuse.note(more, 0).is_none()));
+        }
+        assert_eq!(abuse.note(more, 0), Some(Flood::Continuations));
+        // Time does not help.
+        assert_eq!(abuse.note(more, 1_000_000), Some(Flood::Continuations));
+    }
+
+    #[test]
+    fn a_browser_may_leave_five_pages_of_a_hundred_images_at_once() {
+        let mut abuse = Abuse::default();
+        for page in 0..5 {
+            for image in 0..100 {
+                assert_eq!(abuse.note(headers(2 * (page * 100 + image) + 1), 10), None);
+            }
+            for image in 0..100 {
+                assert_eq!(abuse.note(reset(2 * (page * 100 + image) + 1), 20), None, "page {page}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_rapid_reset_ends_after_some_hundred_streams() {
+        let mut abuse = Abuse::default();
+        let taken = (0..10_000u32)
+            .find(|count| {
+                abuse.note(headers(2 * count + 1), u64::from(count / 100));
+                abuse.note(reset(2 * count + 1), u64::from(count / 100)) == Some(Flood::Resets)
+            })
+            .expect("a flood");
+        assert!((500..700).contains(&taken), "{taken}");
+    }
+
+    #[test]
+    fn who_cancels_half_of_what_it_asks_for_is_never_hurt() {
+        let mut abuse = Abuse::default();
+        for round in 0..200_000u32 {
+            let now = u64::from(round / 10);
+            assert_eq!(abuse.note(headers(4 * round + 1), now), None);
+            assert_eq!(abuse.note(headers(4 * round + 3), now), None);
+            assert_eq!(abuse.note(reset(4 * round + 1), now), None, "round {round}");
+        }
+    }
+
+    // 128 calls at a time, a second's deadline, and a backend that answers none.
+    #[test]
+    fn deadlines_that_pass_are_no_flood() {
+        let mut abuse = Abuse::default();
+        for round in 0..300u32 {
+            let now = u64::from(round) * 1000;
+            for call in 0..128 {
+                if round > 0 {
+                    assert_eq!(abuse.note(reset(2 * ((round - 1) * 128 + call) + 1), now), None, "round {round}");
+                }
+            }
+            for call in 0..128 {
+                assert_eq!(abuse.note(headers(2 * (round * 128 + call) + 1), now), None);
+            }
+        }
+    }
+
+    #[test]
+    fn one_old_stream_cannot_be_reset_for_ever() {
+        let mut abuse = Abuse::default();
+        abuse.note(headers(1), 0);
+        let taken = (0..100_000).find(|_| abuse.note(reset(1), 60_000).is_some());
+        assert_eq!(taken, Some(3000));
+    }
+
+    #[test]
+    fn a_stream_is_old_after_a_second_and_not_before() {
+        let mut ages = Ages::default();
+        for now in 0..10_000u64 {
+            // One each millisecond: stream 2n+1 began at n.
+            assert!(ages.opens(2 * now as u32 + 1, now));
+            for age in 0..=now.min(3000) {
+                let stream = 2 * (now - age) as u32 + 1;
+                if age < OLD {
+                    assert!(!ages.old(stream, now), "stream of {age} ms at {now}");
+                }
+                if age >= 2 * OLD {
+                    assert!(ages.old(stream, now), "stream of {age} ms at {now}");
+                }
+            }
+        }
+        assert!(!ages.opens(1, 10_000), "trailers");
+        assert!(!ages.old(99_999, 60_000), "one that never began");
+    }
+
+    #[test]
+    fn refused_streams_are_counted_apart() {
+        let mut abuse = Abuse::default();
+        let taken = (0..1000).find(|_| abuse.refused(7).is_some());
+        assert_eq!(taken, Some(200));
+        assert_eq!(abuse.refused(7), Some(Flood::RefusedStreams));
+        // Ten a second, and what was refused is not owed.
+        assert_eq!(abuse.refused(107), None);
+        assert_eq!(abuse.refused(107), Some(Flood::RefusedStreams));
+        assert_eq!(abuse.note(reset(1), 107), None);
+    }
+
+    #[test]
+    fn every_flood_has_a_name_of_its_own() {
+        let mut labels: Vec<_> = Flood::ALL.iter().map(|flood| flood.label()).collect();
+        assert!(labels.iter().all(|label| label.starts_with("h2_") && label.ends_with("_flood")));
+        labels.sort_unstable();
+        labels.dedup();
+        assert_eq!(labels.len(), Flood::ALL.len());
+    }
+
+    #[test]
+    fn it_is_small() {
+        assert!(size_of::<Abuse>() <= 96, "{}", size_of::<Abuse>());
+    }
+
+    proptest! {
+        // Clocks that stand still, jump or run backwards are no reason to fall over.
+        #[test]
+        fn no_order_of_frames_falls_over(
+            frames in proptest::collection::vec((any::<u8>(), any::<u8>(), any::<u32>(), 0..3u32, any::<u64>()), 0..200)
+        ) {
+            let mut abuse = Abuse::default();
+            for (kind, flags, stream, length, now) in frames {
+                abuse.note(begins(Kind::from(kind), flags, stream, length), now);
+                abuse.refused(now);
+            }
+        }
+
+        // Whoever keeps below a rate on average over a second is taken, however the frames are bunched.
+        #[test]
+        fn what_fits_the_rate_is_taken(gaps in proptest::collection::vec(0..2u64, 1..500)) {
+            let mut abuse = Abuse::default();
+            for (second, gap) in gaps.iter().enumerate() {
+                let now = second as u64 * 1000 + gap * 900;
+                for _ in 0..50 {
+                    prop_assert_eq!(abuse.note(reset(1), now), None);
+                }
+            }
+        }
+    }
+}
