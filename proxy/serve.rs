@@ -6,7 +6,8 @@
 //! of it, [`error`] names what failed, [`answer`] says so, [`meter`] counts, [`metrics`] shows it and [`access`] writes
 //! it down.
 //!
-//! [`frames`] tells what passes on an HTTP/2 connection, [`abuse`] whether it is a flood.
+//! [`frames`] tells what passes on an HTTP/2 connection, [`abuse`] whether it is a flood, [`websocket`] where a
+//! tunnel may be given a last word.
 //!
 //! Everything here belongs to one worker thread: `Rc` and `Cell`, no lock, nothing shared but the table.
 
@@ -28,4 +29,5 @@ pub mod pool;
 pub mod probe;
 pub mod pump;
 pub mod retry;
+pub mod websocket;
 pub mod worker;
