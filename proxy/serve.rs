@@ -7,7 +7,7 @@
 //! it down.
 //!
 //! [`frames`] tells what passes on an HTTP/2 connection, [`abuse`] whether it is a flood, [`websocket`] where a
-//! tunnel may be given a last word.
+//! tunnel may be given a last word; [`proxy_protocol`] says who the client is where a load balancer stands before us.
 //!
 //! Everything here belongs to one worker thread: `Rc` and `Cell`, no lock, nothing shared but the table.
 
@@ -28,6 +28,7 @@ pub mod metrics;
 pub mod pool;
 pub mod probe;
 pub mod pump;
+pub mod proxy_protocol;
 pub mod retry;
 pub mod websocket;
 pub mod worker;
