@@ -90,7 +90,7 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
     let board = boot::boot(&config, &store, assume_live.as_ref())?;
     let access = AccessLog::open(&config.log.access, config.log.access_format)?;
 
-    let table = Arc::new(ArcSwap::from_pointee(Table::new(Vec::new(), config.limits.clone(), Vec::new())));
+    let table = Arc::new(ArcSwap::from_pointee(Table::new(Vec::new(), config.limits.clone(), config.trusted.clone())));
     let (mail, mailboxes) = Mailboxes::new(workers);
     let meters = Arc::new(Meters::default());
     let events = Arc::new(Events::default());

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bgproxy_conf::{Address, Color, Host, Limits, PathPrefix, Protocol, ServiceName};
-use ipnet::IpNet;
+use bgproxy_conf::{Address, Color, Host, Limits, PathPrefix, Protocol, ServiceName, Trusted};
+use http::HeaderValue;
 
 use crate::cell::{Cell, Sum};
 
@@ -20,7 +20,7 @@ pub struct Table {
     /// What one client may cost.
     pub limits: Limits,
     /// Whose forwarding headers are believed.
-    pub trusted: Vec<IpNet>,
+    pub trusted: Trusted,
     routes: Routes,
     /// Which service a slot's backend belongs to.
     slots: HashMap<usize, usize>,
@@ -41,6 +41,16 @@ pub struct Service {
     pub backends: Vec<Arc<Backend>>,
     /// Its part of the configuration.
     pub config: bgproxy_conf::Service,
+    /// What its answers over TLS say by Strict-Transport-Security, ready for use.
+    pub hsts: Option<HeaderValue>,
+}
+
+impl Service {
+    /// The value of Strict-Transport-Security for this part of the configuration.
+    pub fn hsts(config: &bgproxy_conf::Service) -> Option<HeaderValue> {
+        let seconds = config.hsts?.get().as_secs();
+        HeaderValue::from_str(&format!("max-age={seconds}")).ok()
+    }
 }
 
 /// The process behind one color's socket.
@@ -88,7 +98,7 @@ pub struct Destination<'t> {
 
 impl Table {
     /// Builds the table of these services.
-    pub fn new(services: Vec<Arc<Service>>, limits: Limits, trusted: Vec<IpNet>) -> Table {
+    pub fn new(services: Vec<Arc<Service>>, limits: Limits, trusted: Trusted) -> Table {
         let routes = Routes::new(&services);
         let slots = services.iter().enumerate();
         let slots =
@@ -109,7 +119,9 @@ impl Table {
 
     /// Whether this address's word on who the client is counts.
     pub fn trusts(&self, address: IpAddr) -> bool {
-        self.trusted.iter().any(|range| range.contains(&address))
+        // A socket that speaks IPv6 shows IPv4 addresses in a form of its own.
+        let address = address.to_canonical();
+        self.trusted.proxies.iter().any(|range| range.contains(&address))
     }
 
     /// The service this backend belongs to, unless another backend has its slot by now.
@@ -271,9 +283,10 @@ pub(crate) mod tests {
                 ..Default::default()
             };
             let (live, preview) = (backends[0].clone(), backends[1].clone());
-            Arc::new(Service { name, generation: 1, live, preview, backends, config })
+            Arc::new(Service { name, generation: 1, live, preview, backends, hsts: Service::hsts(&config), config })
         });
-        Table::new(services.collect(), Limits::default(), vec!["127.0.0.0/8".parse().expect("a range")])
+        let trusted = Trusted { proxies: vec!["127.0.0.0/8".parse().expect("a range")], forwarded: false };
+        Table::new(services.collect(), Limits::default(), trusted)
     }
 
     fn found(table: &Table, host: &str, path: &str) -> Option<(String, String)> {
@@ -319,6 +332,7 @@ pub(crate) mod tests {
     fn an_address_is_trusted_by_range() {
         let t = table(&[]);
         assert!(t.trusts("127.9.9.9".parse().expect("an address")));
+        assert!(t.trusts("::ffff:127.9.9.9".parse().expect("an address")), "the same address on an IPv6 socket");
         assert!(!t.trusts("10.0.0.1".parse().expect("an address")));
     }
 }

@@ -389,9 +389,10 @@ impl Switchboard {
                 preview,
                 backends,
                 config: config.clone(),
+                hsts: Service::hsts(config),
             }));
         }
-        let table = Table::new(services, self.config.limits.clone(), self.config.trusted.proxies.clone());
+        let table = Table::new(services, self.config.limits.clone(), self.config.trusted.clone());
         self.table.store(Arc::new(table));
     }
 

@@ -42,6 +42,7 @@ reasons! {
     HostMissing = "host_missing", 400, "http_request_error", "the Host header is missing";
     HostInvalid = "host_invalid", 400, "http_request_error", "the Host header is not a host";
     HostSeveral = "host_several", 400, "http_request_error", "there is more than one Host header";
+    HostsDiffer = "hosts_differ", 400, "http_request_error", "the target's authority and the Host header differ";
     TargetInvalid = "target_invalid", 400, "http_request_error", "the request target is not a path";
     MethodRefused = "method_refused", 405, "http_request_denied", "the method is not served here";
     CodingUnknown = "coding_unknown", 501, "http_request_error", "the transfer coding is not supported";

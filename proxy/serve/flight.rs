@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
+use std::net::IpAddr;
 use std::ops::Deref;
 use std::pin::pin;
 use std::rc::Rc;
@@ -40,6 +41,10 @@ pub struct Flight {
     waker: RefCell<Option<Waker>>,
     hold: RefCell<Hold>,
     terms: Cell<Terms>,
+    /// What its service says by Strict-Transport-Security.
+    hsts: RefCell<Option<HeaderValue>>,
+    /// Who the client is; the sender until more is known.
+    client: Cell<IpAddr>,
     method: Method,
     target: Uri,
     status: Cell<StatusCode>,
@@ -107,6 +112,8 @@ impl Flight {
             waker: RefCell::new(None),
             hold: RefCell::new(Hold::Nothing),
             terms: Cell::new(Terms::default()),
+            hsts: RefCell::new(None),
+            client: Cell::new(conn.client.ip()),
             method: head.method.clone(),
             target: head.uri.clone(),
             status: Cell::new(StatusCode::OK),
@@ -124,17 +131,28 @@ impl Flight {
 
     // --- what the request does
 
+    /// Who the client is: what the log will say.
+    pub fn comes_from(&self, client: IpAddr) {
+        self.client.set(client);
+    }
+
     /// Claims the backend that a table chose.
-    pub fn claim(&self, claim: Claim, terms: Terms) {
+    pub fn claim(&self, claim: Claim, terms: Terms, hsts: Option<HeaderValue>) {
         if let Hold::Request(earlier) = self.hold.replace(Hold::Request(claim)) {
             earlier.end(End::Moved);
         }
         self.terms.set(terms);
+        self.hsts.replace(hsts);
     }
 
     /// What was agreed with the claim: deadlines, generation.
     pub fn terms(&self) -> Terms {
         self.terms.get()
+    }
+
+    /// What the answer says by Strict-Transport-Security if it goes over TLS.
+    pub fn hsts(&self) -> Option<HeaderValue> {
+        self.hsts.borrow().clone()
     }
 
     /// The way to the claimed backend.
@@ -360,11 +378,15 @@ impl Flight {
         let target = self.target.path_and_query().map_or("*", |target| target.as_str());
         self.worker.log(&Line {
             time: SystemTime::now() - self.started.elapsed(),
-            client: self.conn.client.ip(),
+            client: self.client.get(),
             method: self.method.as_str(),
             host: bytes(&noted.host).unwrap_or_default(),
             target: target.as_bytes(),
-            protocol: if noted.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
+            protocol: match noted.version {
+                Version::HTTP_10 => "HTTP/1.0",
+                Version::HTTP_2 => "HTTP/2.0",
+                _ => "HTTP/1.1",
+            },
             status: self.status.get().as_u16(),
             bytes_in: self.bytes_in.get(),
             bytes_out: self.bytes_out.get(),
@@ -387,7 +409,10 @@ impl Noted {
         let copy = |name| head.headers.get(name).cloned();
         Noted {
             version: head.version,
-            host: copy(header::HOST),
+            host: match head.uri.authority() {
+                Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+                None => copy(header::HOST),
+            },
             user_agent: copy(header::USER_AGENT),
             referer: copy(header::REFERER),
             request_id: None,

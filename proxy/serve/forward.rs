@@ -13,7 +13,7 @@ use super::body::{Body, Gate, Source, Upload};
 use super::conn::Conn;
 use super::error::{Failure, Reason};
 use super::flight::{Flight, Guard};
-use super::headers::{self, Sender};
+use super::headers::{self, Recipient, Sender};
 use super::incoming::Incoming;
 use super::pool::{Lane, Link};
 use super::retry::{self, Attempt};
@@ -54,14 +54,24 @@ async fn exchange(
     mut head: request::Parts,
     body: Incoming,
 ) -> Result<Exchange, Failure> {
+    let address = conn.client.ip().to_canonical();
+    let sender = Sender {
+        address,
+        text: &conn.ip,
+        trusted: worker.trusts(address),
+        secure: false,
+        subject: None,
+        forwarded: worker.says_forwarded(),
+    };
+    // First of all, so that the log names the client of a refused request too.
+    let client = headers::client(&head, &sender, |address| worker.trusts(address));
+    guard.comes_from(client);
     headers::refuse(&head)?;
     refuse_too_large(worker, &body)?;
     worker.claim(guard, headers::host(&head), headers::path(&head))?;
 
-    let trusted = worker.trusts(conn.client.ip());
-    let sender = Sender { address: conn.client.ip(), text: &conn.ip, trusted };
     let sized = body.size_hint().exact().is_some();
-    headers::to_backend(&mut head, &sender, |address| worker.trusts(address), sized);
+    headers::to_backend(&mut head, &sender, client, sized, None);
     guard.identify(&head.headers);
 
     let upload = Source::new(body, guard.flight(), worker.limits().body_size);
@@ -71,7 +81,9 @@ async fn exchange(
     if head.status == StatusCode::SWITCHING_PROTOCOLS || head.status.as_u16() >= 600 {
         return Err(Reason::BackendMalformed.into());
     }
-    headers::to_client(&mut head, guard.terms().preview);
+    let hsts = if sender.secure { guard.hsts() } else { None };
+    let recipient = Recipient { http2: false, preview: guard.terms().preview, hsts: hsts.as_ref() };
+    headers::to_client(&mut head, &recipient);
     guard.answers(head.status, &head.headers);
     Ok(Exchange { head, body, link, upload })
 }

@@ -1,148 +1,112 @@
-//! What do headers become on their way through? Refusals, hop-by-hop, who the client is. Pure: no I/O, no state.
+//! What do headers become on their way through? Request and answer, between any two versions of HTTP. Pure: no I/O, no
+//! state.
+//!
+//! [`refuse()`] what is ambiguous, see who the [`client()`] is, whether it wants an [`upgrade()`] or has to be sent
+//! elsewhere ([`redirect_https`], [`canonical`]), then [`to_backend`] and [`to_client`].
+
+mod client;
+mod redirect;
+mod refuse;
+mod upgrade;
 
 use std::net::IpAddr;
 
-use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
-use http::uri::{PathAndQuery, Uri};
-use http::{Method, Version, request, response};
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::{Authority, PathAndQuery, Scheme, Uri};
+use http::{Method, StatusCode, Version, request, response};
 
 use super::error::Reason;
+pub use client::{Sender, client, is_secure, text};
+pub use redirect::{canonical, redirect_https};
+pub use refuse::{host, path, refuse};
+pub use upgrade::{is_upgraded, protocol, upgrade};
 
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_ROBOTS_TAG: HeaderName = HeaderName::from_static("x-robots-tag");
 /// The request's identity, kept when the client sent a usable one, made otherwise.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
-const HTTP: HeaderValue = HeaderValue::from_static("http");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
-/// Refuses what two readers could understand in two ways (RFC 9112, sections 3.2 and 6; what hyper lets pass).
+/// Turns a client's request head into the one that a backend reads, in HTTP/1.1.
 ///
-/// # Errors
-/// The reason, which is answered with a 4xx or 501 and the end of the connection.
-pub fn refuse(head: &request::Parts) -> Result<(), Reason> {
-    if head.method == Method::CONNECT {
-        return Err(Reason::MethodRefused);
-    }
-    refuse_target(head)?;
-    refuse_host(head)?;
-    // A chain of codings would be undone only in part: hyper takes the last `chunked` off.
-    let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
-    if let Some(coding) = codings.next()
-        && (!coding.as_bytes().eq_ignore_ascii_case(b"chunked") || codings.next().is_some())
-    {
-        return Err(Reason::CodingUnknown);
-    }
-    let mut expectations = head.headers.get_all(header::EXPECT).iter();
-    if let Some(expectation) = expectations.next()
-        && (!expectation.as_bytes().eq_ignore_ascii_case(b"100-continue") || expectations.next().is_some())
-    {
-        return Err(Reason::ExpectationUnknown);
-    }
-    Ok(())
-}
-
-/// RFC 9112, section 3.2: origin-form, absolute-form with an http authority, or `*` for OPTIONS.
-fn refuse_target(head: &request::Parts) -> Result<(), Reason> {
-    let uri = &head.uri;
-    let valid = match (uri.scheme_str(), uri.authority()) {
-        (None, None) => uri.path().starts_with('/') || (uri.path() == "*" && head.method == Method::OPTIONS),
-        (Some("http" | "https"), Some(authority)) => is_host(authority.as_str().as_bytes()),
-        _ => false,
-    };
-    if valid { Ok(()) } else { Err(Reason::TargetInvalid) }
-}
-
-/// RFC 9112, section 3.2: exactly one valid Host on HTTP/1.1; HTTP/1.0 may have none.
-fn refuse_host(head: &request::Parts) -> Result<(), Reason> {
-    let mut hosts = head.headers.get_all(header::HOST).iter();
-    match hosts.next() {
-        None if head.version == Version::HTTP_10 => Ok(()),
-        None => Err(Reason::HostMissing),
-        Some(_) if hosts.next().is_some() => Err(Reason::HostSeveral),
-        Some(host) if is_host(host.as_bytes()) => Ok(()),
-        Some(_) => Err(Reason::HostInvalid),
-    }
-}
-
-/// Whether this is a host with an optional port. Stricter than RFC 3986's reg-name on purpose: what Django, nginx and
-/// browsers agree on, so that nobody behind us reads another host than we did.
-fn is_host(host: &[u8]) -> bool {
-    let (name, port) = match host.iter().rposition(|byte| *byte == b':') {
-        Some(colon) if !host[colon..].contains(&b']') => (&host[..colon], &host[colon + 1..]),
-        _ => (host, &b""[..]),
-    };
-    let name_is_valid = match name {
-        [b'[', inner @ .., b']'] => {
-            inner.contains(&b':') && inner.iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'))
-        }
-        name => {
-            !name.is_empty()
-                && name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~'))
-        }
-    };
-    name_is_valid && port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
-}
-
-/// The host a request is for: the target's authority wins over the Host header (RFC 9112, section 3.2.2). Empty when
-/// an HTTP/1.0 request names none.
-pub fn host(head: &request::Parts) -> &str {
-    match head.uri.authority() {
-        Some(authority) => authority.as_str(),
-        None => head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or(""),
-    }
-}
-
-/// The path a request is routed by: `*` is about all of the host.
-pub fn path(head: &request::Parts) -> &str {
-    match head.uri.path() {
-        "*" => "/",
-        path => path,
-    }
-}
-
-/// Who sent a request, as far as the door can tell.
-#[derive(Debug)]
-pub struct Sender<'c> {
-    /// The address at the other end of the connection.
-    pub address: IpAddr,
-    /// The same as a header value, made once per connection.
-    pub text: &'c HeaderValue,
-    /// Whether its own word on whom it speaks for counts.
-    pub trusted: bool,
-}
-
-/// Turns a client's request head into the one the backend reads.
-///
-/// `sized` tells that the body's length is known from Content-Length or that there is no body.
-pub fn to_backend(head: &mut request::Parts, sender: &Sender<'_>, trusts: impl Fn(IpAddr) -> bool, sized: bool) {
-    let absolute = to_origin_form(head);
+/// `client` is whom [`client()`] found, `sized` tells that the body's length is known from Content-Length or that there
+/// is no body, `upgrade` is what [`upgrade()`] found: the two headers that ask for it stay then.
+pub fn to_backend(
+    head: &mut request::Parts,
+    sender: &Sender<'_>,
+    client: IpAddr,
+    sized: bool,
+    upgrade: Option<HeaderValue>,
+) {
+    // The scheme goes too: whether there was TLS is what we saw, not what a target says.
+    let authority = to_origin_form(head);
     strip_request(&mut head.headers, sender.trusted);
-    if let Some(authority) = absolute {
+    if let Some(authority) = authority {
         head.headers.insert(header::HOST, authority);
     }
-    // A request without Host can only stay what it was; everything else speaks HTTP/1.1 from here on.
-    let named = head.headers.contains_key(header::HOST);
-    if head.version == Version::HTTP_10 {
-        head.headers.remove(header::EXPECT);
-        if named {
+    match head.version {
+        Version::HTTP_10 => {
+            head.headers.remove(header::EXPECT);
+            // A request without Host can only stay what it was; everything else speaks HTTP/1.1 from here on.
+            if head.headers.contains_key(header::HOST) {
+                head.version = Version::HTTP_11;
+            }
+        }
+        Version::HTTP_2 => {
+            // No body is held back for it: a stream has a window of its own, and refusing it costs no connection. So
+            // there is nothing that a 100 could release.
+            head.headers.remove(header::EXPECT);
+            join_cookies(&mut head.headers);
             head.version = Version::HTTP_11;
         }
+        _ => {}
     }
     if !sized {
         // hyper sends no body with GET or HEAD unless told how it is framed.
         head.headers.insert(header::TRANSFER_ENCODING, CHUNKED);
     }
-    forwarded(&mut head.headers, sender, trusts);
+    if let Some(token) = upgrade {
+        // Trailers have no place behind a 101.
+        head.headers.remove(header::TE);
+        upgrade::say_upgrade(&mut head.headers, token);
+    }
+    client::introduce(&mut head.headers, sender, client);
     if !head.headers.get(X_REQUEST_ID).is_some_and(usable_id) {
         head.headers.insert(X_REQUEST_ID, new_id());
+    }
+}
+
+/// Turns what [`to_backend`] made into what a backend reads that speaks HTTP/2 in clear.
+///
+/// # Errors
+/// [`Reason::HostMissing`]: HTTP/1.0 need not say a host, HTTP/2 must.
+pub fn to_http2_backend(head: &mut request::Parts) -> Result<(), Reason> {
+    let host = head.headers.remove(header::HOST).ok_or(Reason::HostMissing)?;
+    let mut parts = std::mem::take(&mut head.uri).into_parts();
+    parts.authority = Some(Authority::try_from(host.as_bytes()).map_err(|_| Reason::HostInvalid)?);
+    parts.scheme = Some(Scheme::HTTP);
+    head.uri = Uri::from_parts(parts).map_err(|_| Reason::TargetInvalid)?;
+    // The body is not held back either; a client that waits for a 100 gets ours as soon as the backend's window opens.
+    let names = [header::EXPECT, header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
+    for name in names {
+        head.headers.remove(name);
+    }
+    head.version = Version::HTTP_2;
+    Ok(())
+}
+
+/// RFC 9113, section 8.2.3: a cookie's crumbs are one line again for those who do not speak HTTP/2.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return };
+    let joined = [first, second].into_iter().chain(crumbs).collect::<Vec<_>>().join(&b"; "[..]);
+    if let Ok(cookie) = HeaderValue::from_maybe_shared(Bytes::from(joined)) {
+        headers.insert(header::COOKIE, cookie);
     }
 }
 
@@ -166,7 +130,7 @@ fn strip_request(headers: &mut HeaderMap, trusted: bool) {
     let mut unwanted: [Option<HeaderName>; 16] = [const { None }; 16];
     loop {
         let mut found = 0;
-        for name in headers.keys().filter(|name| is_hop_by_hop(name) || (!trusted && is_forwarding(name))) {
+        for name in headers.keys().filter(|name| is_hop_by_hop(name) || client::is_forged(name, trusted)) {
             if found == unwanted.len() {
                 break;
             }
@@ -200,17 +164,6 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
         header::UPGRADE,
     ]
     .contains(name)
-}
-
-fn is_forwarding(name: &HeaderName) -> bool {
-    // CGI and WSGI programs cannot tell `_` from `-`.
-    let is = |name: &str, wanted: &str| {
-        name.len() == wanted.len()
-            && name.bytes().zip(wanted.bytes()).all(|(byte, wanted)| byte == wanted || (byte == b'_' && wanted == b'-'))
-    };
-    const PREFIX: &str = "x-forwarded-";
-    let name = name.as_str();
-    name.get(..PREFIX.len()).is_some_and(|start| is(start, PREFIX)) || is(name, "forwarded") || is(name, "x-real-ip")
 }
 
 /// Whether the client said `TE: trailers`, the only part of TE that makes sense beyond this hop.
@@ -255,62 +208,12 @@ fn is_protected(name: &HeaderName) -> bool {
         X_REQUEST_ID,
     ]
     .contains(name)
-        || is_forwarding(name)
+        || client::is_forwarding(name)
 }
 
 /// The comma-separated tokens of a header value.
 fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
-}
-
-/// Says who the client is: our own word, or a trusted proxy's word and ours behind it.
-fn forwarded(headers: &mut HeaderMap, sender: &Sender<'_>, trusts: impl Fn(IpAddr) -> bool) {
-    if sender.trusted {
-        let chain = chain(headers, sender);
-        headers.insert(X_REAL_IP, client_of(&chain, trusts).unwrap_or_else(|| sender.text.clone()));
-        headers.insert(X_FORWARDED_FOR, chain);
-        if let Entry::Vacant(entry) = headers.entry(X_FORWARDED_PROTO) {
-            entry.insert(HTTP);
-        }
-        if !headers.contains_key(X_FORWARDED_HOST) {
-            forward_host(headers);
-        }
-    } else {
-        headers.insert(X_FORWARDED_FOR, sender.text.clone());
-        headers.insert(X_REAL_IP, sender.text.clone());
-        headers.insert(X_FORWARDED_PROTO, HTTP);
-        forward_host(headers);
-    }
-}
-
-fn forward_host(headers: &mut HeaderMap) {
-    if let Some(host) = headers.get(header::HOST).cloned() {
-        headers.insert(X_FORWARDED_HOST, host);
-    }
-}
-
-/// All X-Forwarded-For lines as one, with the sender behind them.
-fn chain(headers: &HeaderMap, sender: &Sender<'_>) -> HeaderValue {
-    let mut chain = Vec::new();
-    for value in headers.get_all(X_FORWARDED_FOR) {
-        chain.extend_from_slice(value.as_bytes());
-        chain.extend_from_slice(b", ");
-    }
-    chain.extend_from_slice(sender.text.as_bytes());
-    HeaderValue::from_maybe_shared(bytes::Bytes::from(chain)).unwrap_or_else(|_| sender.text.clone())
-}
-
-/// The first address from the right that is not a trusted proxy's; the leftmost one when all are.
-fn client_of(chain: &HeaderValue, trusts: impl Fn(IpAddr) -> bool) -> Option<HeaderValue> {
-    let mut client = None;
-    for hop in chain.to_str().ok()?.rsplit(',') {
-        let Ok(address) = hop.trim().parse::<IpAddr>() else { break };
-        client = Some(address);
-        if !trusts(address) {
-            break;
-        }
-    }
-    client.and_then(|address| HeaderValue::from_str(&address.to_string()).ok())
 }
 
 /// An id that can be logged and searched for: visible ASCII, of sane length.
@@ -330,24 +233,50 @@ fn new_id() -> HeaderValue {
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
 }
 
+/// Whom an answer is for.
+#[derive(Debug, Clone, Copy)]
+pub struct Recipient<'s> {
+    /// Whether it reads HTTP/2.
+    pub http2: bool,
+    /// Whether it came by a preview host.
+    pub preview: bool,
+    /// What the service says by Strict-Transport-Security; nothing in clear, where browsers do not believe it.
+    pub hsts: Option<&'s HeaderValue>,
+}
+
 /// Turns a backend's answer head into the one the client reads.
-pub fn to_client(head: &mut response::Parts, preview: bool) {
+pub fn to_client(head: &mut response::Parts, recipient: &Recipient<'_>) {
     let headers = &mut head.headers;
-    // RFC 9112, section 6.3: with both, the coding counts; hyper refuses to send both.
-    if headers.contains_key(header::TRANSFER_ENCODING) {
+    // Whether this was asked for is decided by now: see `is_upgraded`.
+    let upgraded = head.status == StatusCode::SWITCHING_PROTOCOLS && !recipient.http2;
+    let token = if upgraded { headers.get(header::UPGRADE).cloned() } else { None };
+    // RFC 9112, section 6.3: with both, the coding counts; hyper refuses to send both. Behind a 101 there is neither.
+    if headers.contains_key(header::TRANSFER_ENCODING) || upgraded {
         headers.remove(header::CONTENT_LENGTH);
         headers.remove(header::TRANSFER_ENCODING);
     }
     strip_nominated(headers);
-    for name in [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::UPGRADE, header::PROXY_AUTHENTICATE] {
+    for name in CONNECTIONS_OWN {
         headers.remove(name);
     }
-    if preview {
+    if let Some(token) = token {
+        upgrade::say_upgrade(headers, token);
+    }
+    if recipient.preview {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(X_ROBOTS_TAG, HeaderValue::from_static("noindex"));
     }
-    head.version = Version::HTTP_11;
+    if let Some(hsts) = recipient.hsts {
+        // A backend that speaks about it itself knows better, such as which hosts below it are meant.
+        headers.entry(header::STRICT_TRANSPORT_SECURITY).or_insert_with(|| hsts.clone());
+    }
+    head.version = if recipient.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
 }
+
+/// What in an answer concerns only the connection to the backend; h2 refuses to send an answer with one of them. The
+/// coding goes apart.
+const CONNECTIONS_OWN: [HeaderName; 6] =
+    [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::UPGRADE, header::PROXY_AUTHENTICATE, header::TE];
 
 /// Whether an answer goes on until somebody ends it, rather than until it is complete.
 pub fn is_event_stream(headers: &HeaderMap) -> bool {

@@ -38,8 +38,18 @@ pub struct Meter {
     retries: AtomicU64,
     probes_passed: AtomicU64,
     probes_failed: AtomicU64,
-    failures: [AtomicU64; Reason::ALL.len()],
-    connect_failures: [AtomicU64; Reason::ALL.len()],
+    failures: ByReason<AtomicU64>,
+    connect_failures: ByReason<AtomicU64>,
+}
+
+/// One number per reason; a type of its own because the standard library makes no default of longer arrays than 32.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ByReason<T>(pub [T; Reason::ALL.len()]);
+
+impl<T: Default> Default for ByReason<T> {
+    fn default() -> Self {
+        ByReason(std::array::from_fn(|_| T::default()))
+    }
 }
 
 /// Requests by method and status; a hundred of statuses is made when first needed: few of the 50 ever are.
@@ -83,9 +93,9 @@ pub struct Totals {
     /// Probes that were not.
     pub probes_failed: u64,
     /// Requests failed, by reason.
-    pub failures: [u64; Reason::ALL.len()],
+    pub failures: ByReason<u64>,
     /// Connections not opened, by reason.
-    pub connect_failures: [u64; Reason::ALL.len()],
+    pub connect_failures: ByReason<u64>,
 }
 
 /// The sums of several histograms.
@@ -122,7 +132,7 @@ impl Meter {
 
     /// A request failed.
     pub fn failed(&self, reason: Reason) {
-        add(&self.failures[reason as usize], 1);
+        add(&self.failures.0[reason as usize], 1);
     }
 
     /// A head was refused that never became a request.
@@ -139,7 +149,7 @@ impl Meter {
 
     /// A connection to the backend could not be opened.
     pub fn connect_failed(&self, reason: Reason) {
-        add(&self.connect_failures[reason as usize], 1);
+        add(&self.connect_failures.0[reason as usize], 1);
     }
 
     /// A request was sent a second time.
@@ -171,10 +181,10 @@ impl Meter {
         totals.retries += read(&self.retries);
         totals.probes_passed += read(&self.probes_passed);
         totals.probes_failed += read(&self.probes_failed);
-        for (total, count) in totals.failures.iter_mut().zip(&self.failures) {
+        for (total, count) in totals.failures.0.iter_mut().zip(&self.failures.0) {
             *total += read(count);
         }
-        for (total, count) in totals.connect_failures.iter_mut().zip(&self.connect_failures) {
+        for (total, count) in totals.connect_failures.0.iter_mut().zip(&self.connect_failures.0) {
             *total += read(count);
         }
     }

@@ -86,7 +86,7 @@ fn requests(totals: &BTreeMap<Owner, Totals>) -> Vec<Family> {
             let code = code.to_string();
             requests.add(&[service, color, ("method", METHODS[*method]), ("code", &code)], *count as f64);
         }
-        for (reason, count) in Reason::ALL.iter().zip(totals.failures).filter(|(_, count)| *count > 0) {
+        for (reason, count) in Reason::ALL.iter().zip(totals.failures.0).filter(|(_, count)| *count > 0) {
             failures.add(&[service, color, ("reason", reason.label())], count as f64);
         }
         let labels = [service, color];
@@ -109,7 +109,7 @@ fn backends(totals: &BTreeMap<Owner, Totals>) -> Vec<Family> {
     for (owner, totals) in totals.iter().filter(|(owner, _)| owner.is_some()) {
         let [service, color] = names(owner);
         connects.add(&[service, color], totals.connects as f64);
-        for (reason, count) in Reason::ALL.iter().zip(totals.connect_failures).filter(|(_, count)| *count > 0) {
+        for (reason, count) in Reason::ALL.iter().zip(totals.connect_failures.0).filter(|(_, count)| *count > 0) {
             failed.add(&[service, color, ("reason", reason.label())], count as f64);
         }
         probes.add(&[service, color, ("outcome", "ready")], totals.probes_passed as f64);

@@ -75,8 +75,9 @@ fn request(question: &Question) -> Result<Request<Upload>, Failure> {
     let internal = |error: http::Error| Failure { reason: Reason::Internal, source: Some(error.into()) };
     let (mut head, body): (request::Parts, _) = built.map_err(internal)?.into_parts();
     let text = HeaderValue::from_static("127.0.0.1");
-    let sender = Sender { address: [127, 0, 0, 1].into(), text: &text, trusted: false };
-    headers::to_backend(&mut head, &sender, |_| false, true);
+    let address = [127, 0, 0, 1].into();
+    let sender = Sender { address, text: &text, trusted: false, secure: false, subject: None, forwarded: false };
+    headers::to_backend(&mut head, &sender, address, true, None);
     Ok(Request::from_parts(head, body))
 }
 

@@ -258,6 +258,11 @@ impl Worker {
         self.table.borrow_mut().load().trusts(address)
     }
 
+    /// Whether backends also get `Forwarded`.
+    pub fn says_forwarded(&self) -> bool {
+        self.table.borrow_mut().load().trusted.forwarded
+    }
+
     /// Whether it finishes what it began and takes nothing new.
     pub fn is_stopping(&self) -> bool {
         self.stopping.get()
@@ -280,7 +285,7 @@ impl Worker {
             idle: millis(config.timeouts.idle),
             pool: config.pool.size,
         };
-        guard.claim(Claim::new(self.lane(to.backend)), terms);
+        guard.claim(Claim::new(self.lane(to.backend)), terms, to.service.hsts.clone());
         Ok(())
     }
 
