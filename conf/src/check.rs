@@ -3,15 +3,16 @@
 //! The configuration structs are plain, so a fault finds its place by looking its key up in the spanned tree of the
 //! same text.
 
+mod listeners;
+mod services;
+
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
-use crate::error::{listed, nearest};
-use crate::{AccessLog, Address, Bytes, Config, ConfigError, Host, PathPrefix, Seconds, Service, ServiceName};
+use crate::{AccessLog, Bytes, Config, ConfigError, Host, PathPrefix, Seconds, ServiceName};
 
 /// The kernel keeps a socket's path in 108 bytes, the closing NUL included.
 const SOCKET_PATH_MAX: usize = 107;
@@ -24,58 +25,16 @@ pub fn check(config: &Config, text: &str, path: &Path) -> Result<(), ConfigError
     // Only a text that did not make this configuration fails to parse here; its faults are then shown without a place.
     let tree = DeTable::parse(text).map(|tree| tree.into_inner()).unwrap_or_default();
     let file = File { path, text, tree };
-    listeners(&file, config)?;
+    listeners::check(&file, config)?;
     process(&file, config)?;
     for (name, service) in &config.service {
-        backends(&file, name, service)?;
-        readiness(&file, name, service)?;
-        durations(&file, name, service)?;
+        services::check(&file, config, name, service)?;
     }
     routes(&file, config)?;
     live_files(&file, config)
 }
 
 // === the rules ===
-
-fn listeners(file: &File<'_>, config: &Config) -> Result<(), ConfigError> {
-    if config.listen.is_empty() {
-        let hint = "write `[[listen]]` and below it `address = \"0.0.0.0:80\"`";
-        return file.fault([key("listen")], "`listen` has no address", hint);
-    }
-    let mut seen: BTreeMap<SocketAddr, usize> = BTreeMap::new();
-    for (index, listen) in config.listen.iter().enumerate() {
-        let address = listen.address;
-        // Every port 0 takes another free one.
-        if address.port() == 0 {
-            continue;
-        }
-        let at = [key("listen"), Step::Index(index), key("address")];
-        if let Some(first) = seen.insert(address, index) {
-            let message = format!("`{address}` is listened on twice");
-            let hint = match file.line(&[key("listen"), Step::Index(first), key("address")]) {
-                Some(line) => format!("remove one of them; the other is on line {line}"),
-                None => "remove one of them".to_owned(),
-            };
-            return file.fault(at, message, hint);
-        }
-    }
-    let admin = config.admin.address;
-    if let Some(listen) = config.listen.iter().find(|listen| overlap(admin, listen.address)) {
-        let at = match file.find(&[key("admin"), key("address")]) {
-            Some(_) => vec![key("admin"), key("address")],
-            None => vec![key("listen")],
-        };
-        let message = format!("`admin.address` {admin} is taken by the listener {}", listen.address);
-        return file.fault(at, message, "give `admin.address` a port of its own, such as \"127.0.0.1:9180\"");
-    }
-    Ok(())
-}
-
-fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    let same_ip =
-        a.ip() == b.ip() || (a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified()));
-    same_ip && a.port() == b.port() && a.port() != 0
-}
 
 fn process(file: &File<'_>, config: &Config) -> Result<(), ConfigError> {
     let socket = &config.control.socket;
@@ -98,102 +57,6 @@ fn process(file: &File<'_>, config: &Config) -> Result<(), ConfigError> {
     positive(file, [key("limits"), key("header_time")], "limits.header_time", limits.header_time)?;
     positive(file, [key("limits"), key("idle_time")], "limits.idle_time", limits.idle_time)?;
     positive(file, [key("shutdown"), key("deadline")], "shutdown.deadline", config.shutdown.deadline)
-}
-
-fn backends(file: &File<'_>, name: &ServiceName, service: &Service) -> Result<(), ConfigError> {
-    let of = |keys: &[&'static str]| service_key(name, keys);
-    let colors: Vec<&str> = service.backends.keys().map(|color| color.as_str()).collect();
-    if colors.is_empty() {
-        let hint = "write where at least one color is, such as `blue = \"/var/run/nginx/blue/nginx.sock\"`";
-        return file.fault(of(&["backends"]), format!("service `{name}` has no backend"), hint);
-    }
-    let first = service.first.as_str();
-    if !colors.contains(&first) {
-        if file.find(&of(&["first"])).is_none() {
-            let message = format!("service `{name}` has no color `blue`, so `first` must say which color starts live");
-            return file.fault(of(&["backends"]), message, format!("add `first = \"{}\"`", colors[0]));
-        }
-        let hint = match nearest(first, colors.iter().copied()) {
-            Some(color) => format!("did you mean \"{color}\"?"),
-            None => format!("write one of {}", listed(&colors)),
-        };
-        let message = format!("`first` is \"{first}\", which is not a color of service `{name}`");
-        return file.fault(of(&["first"]), message, hint);
-    }
-    let mut seen: BTreeMap<&Address, &str> = BTreeMap::new();
-    for (color, backend) in &service.backends {
-        let address = &backend.address;
-        let mut at = of(&["backends"]);
-        at.push(Step::Key(color.as_str().to_owned()));
-        if let Some(path) = address.socket() {
-            short(file, &at, path)?;
-        }
-        if let Some(other) = seen.insert(address, color.as_str()) {
-            let message = format!("`{other}` and `{color}` of service `{name}` have the same backend");
-            let hint = "give each color a place of its own, or a switch between them changes nothing";
-            return file.fault(at, message, hint);
-        }
-    }
-    Ok(())
-}
-
-fn readiness(file: &File<'_>, name: &ServiceName, service: &Service) -> Result<(), ConfigError> {
-    let of = |keys: &[&'static str]| service_key(name, keys);
-    let ready = &service.ready;
-    if !ready.path.starts_with('/') {
-        let message = "`ready.path` does not start with `/`";
-        return file.fault(of(&["ready", "path"]), message, "write a path such as \"/health\"");
-    }
-    if !ready.path.bytes().all(|b| b.is_ascii_graphic()) || ready.path.contains('#') {
-        let message = "`ready.path` has a character that no request target may have";
-        return file.fault(of(&["ready", "path"]), message, "percent-encode it, such as `%20` for a space");
-    }
-    if let Some(host) = &ready.host
-        && !is_authority(host)
-    {
-        let message = "`ready.host` is not a host";
-        return file.fault(of(&["ready", "host"]), message, "write \"portal.example.com\" or \"localhost:8080\"");
-    }
-    if !(1..=100).contains(&ready.passes) {
-        let message = format!("`ready.passes` is {}, outside of 1 to 100", ready.passes);
-        return file.fault(of(&["ready", "passes"]), message, "write 3, for example");
-    }
-    for (label, duration) in [("interval", ready.interval), ("timeout", ready.timeout), ("within", ready.within)] {
-        positive(file, of(&["ready", label]), &format!("ready.{label}"), duration)?;
-    }
-    if ready.timeout > ready.within {
-        let message = format!("`ready.timeout` ({}) is longer than `ready.within` ({})", ready.timeout, ready.within);
-        let at = file.first_of([of(&["ready", "timeout"]), of(&["ready", "within"])]);
-        return file.fault(at, message, "one answer must fit into the time that all of them have");
-    }
-    let needed = ready.interval.get().saturating_mul(ready.passes - 1);
-    if needed >= ready.within.get() {
-        let message = format!(
-            "{} passes, {} apart, do not fit into `ready.within` ({})",
-            ready.passes, ready.interval, ready.within
-        );
-        let at = file.first_of([of(&["ready", "within"]), of(&["ready", "interval"]), of(&["ready", "passes"])]);
-        return file.fault(
-            at,
-            message,
-            "no color could ever become ready: raise `within`, or lower `interval` or `passes`",
-        );
-    }
-    Ok(())
-}
-
-fn durations(file: &File<'_>, name: &ServiceName, service: &Service) -> Result<(), ConfigError> {
-    let Service { drain, timeouts, pool, .. } = service;
-    for (section, label, duration) in [
-        ("drain", "deadline", drain.deadline),
-        ("timeouts", "connect", timeouts.connect),
-        ("timeouts", "response", timeouts.response),
-        ("timeouts", "idle", timeouts.idle),
-        ("pool", "idle", pool.idle),
-    ] {
-        positive(file, service_key(name, &[section, label]), &format!("{section}.{label}"), duration)?;
-    }
-    Ok(())
 }
 
 fn routes(file: &File<'_>, config: &Config) -> Result<(), ConfigError> {
@@ -291,12 +154,6 @@ fn short(file: &File<'_>, at: &[Step], path: &Path) -> Result<(), ConfigError> {
     file.fault(at, message, "use a shorter directory, or a symbolic link to it")
 }
 
-/// Host with an optional port, as in a Host header.
-fn is_authority(text: &str) -> bool {
-    let is_host = |text: &str| text.parse::<Host>().is_ok_and(|host| !host.is_wildcard());
-    is_host(text) || text.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok())
-}
-
 /// The path without the parts that lead nowhere, so that two ways to write one path compare equal.
 fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
@@ -352,6 +209,14 @@ impl File<'_> {
     fn first_of<const N: usize>(&self, keys: [Vec<Step>; N]) -> Vec<Step> {
         let written = keys.iter().find(|keys| self.find(keys).is_some());
         written.or(keys.first()).cloned().unwrap_or_default()
+    }
+
+    /// What to do about two of something, the first of which is here.
+    fn remove_one(&self, first: &[Step]) -> String {
+        match self.line(first) {
+            Some(line) => format!("remove one of them; the other is on line {line}"),
+            None => "remove one of them".to_owned(),
+        }
     }
 
     /// The line that a key stands on, counted from 1.

@@ -179,12 +179,16 @@ fn explain(message: &str) -> (String, Option<String>) {
             "`backends`" => {
                 Some("write where its colors are, such as `backends.blue = \"/var/run/nginx/blue/nginx.sock\"`")
             }
+            "`socket`" => Some("write where it listens, such as `socket = \"/run/app.sock\"`"),
+            "`cert`" | "`key`" => Some("a certificate is two files: `cert` and `key`"),
             "`address`" => Some("write `address = \"0.0.0.0:80\"`, for example"),
             _ => None,
         };
         return (format!("missing key {name}"), hint.map(str::to_owned));
     }
     match message {
+        // A choice, given as something else than text.
+        "wanted string or table" => return ("expected a word in quotes".to_owned(), None),
         "invalid IP address syntax" => {
             let hint = "write \"10.0.0.0/8\", for example, or \"192.0.2.1/32\" for one address";
             return ("not a range of IP addresses".to_owned(), Some(hint.to_owned()));
@@ -234,8 +238,12 @@ pub(crate) fn listed<T: fmt::Display>(names: impl IntoIterator<Item = T>) -> Str
 
 /// The name that was probably meant, when one is near enough.
 pub(crate) fn nearest<'a>(found: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // A digit is chosen, not mistyped: who writes `http2` does not mean `http1`.
+    let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
+    let wanted = digits(found);
     names
         .into_iter()
+        .filter(|name| wanted.is_empty() || wanted == digits(name))
         .map(|name| (strsim::damerau_levenshtein(found, name), name))
         // A third of the letters may be wrong, and one always: `frist`, `backend`, `lisen`.
         .filter(|(distance, name)| *distance <= (name.len().max(found.len()) / 3).max(1))

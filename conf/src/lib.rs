@@ -255,7 +255,8 @@ pub struct Service {
     /// Idle connections kept open to each backend.
     #[serde(default)]
     pub pool: Pool,
-    /// Protocols that a client may upgrade its connection to; other requests for an upgrade are served without one.
+    /// Protocols that a client may upgrade its connection to; other requests for an upgrade are served without one, and
+    /// so are all those that go to a backend that speaks h2c: an upgrade is a matter of HTTP/1.1.
     #[serde(default = "Service::default_upgrades")]
     pub upgrades: Vec<UpgradeToken>,
     /// What happens to tunnels, event streams and long downloads after a switch.

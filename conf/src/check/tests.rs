@@ -346,3 +346,214 @@ fn a_live_file_is_shared_with_nobody() {
         Config::parse(&text(a, b), Path::new("bgproxy.toml")).expect("no fault");
     }
 }
+
+const TLS: &str = r#"
+[[listen]]
+address = "0.0.0.0:443"
+tls = true
+
+[[certificate]]
+cert = "/etc/a.pem"
+key = "/etc/a.key"
+"#;
+
+#[test]
+fn tls_without_a_certificate_is_a_fault() {
+    assert_snapshot!(fault("[[listen]]\naddress = \"0.0.0.0:443\"\ntls = true\n"), @r#"
+        error: `tls` needs a certificate
+         --> bgproxy.toml:3:1
+          |
+        3 | tls = true
+          | ^^^
+          |
+          = help: write `[[certificate]]` and below it `cert = "..."` and `key = "..."`
+        "#);
+    Config::parse(TLS, Path::new("bgproxy.toml")).expect("no fault");
+}
+
+#[test]
+fn client_certificates_are_asked_for_over_tls_only() {
+    assert_snapshot!(fault("[[listen]]\naddress = \"0.0.0.0:80\"\nclient_ca = \"/etc/ca.pem\"\n"), @"
+        error: `client_ca` is for listeners with `tls` only
+         --> bgproxy.toml:3:1
+          |
+        3 | client_ca = \"/etc/ca.pem\"
+          | ^^^^^^^^^
+          |
+          = help: add `tls = true`, or remove it: without TLS clients show no certificates
+        ");
+    let text = TLS.replace("tls = true", "tls = true\nclient_ca = \"ca.pem\"");
+    assert_snapshot!(fault(&text), @r#"
+        error: `client_ca` is not an absolute path
+         --> bgproxy.toml:5:1
+          |
+        5 | client_ca = "ca.pem"
+          | ^^^^^^^^^
+          |
+          = help: write a path such as "/etc/bgproxy/clients.pem"
+        "#);
+}
+
+#[test]
+fn a_redirect_to_tls_leads_from_a_listener_in_clear_to_one_with_tls() {
+    let text = TLS.replace("tls = true", "tls = true\nredirect_https = true");
+    assert_snapshot!(fault(&text), @r#"
+        error: `redirect_https` on a listener with `tls` would go in circles
+         --> bgproxy.toml:5:1
+          |
+        5 | redirect_https = true
+          | ^^^^^^^^^^^^^^
+          |
+          = help: remove it here: it is for the listener in clear, such as "0.0.0.0:80"
+        "#);
+    let clear = "[[listen]]\naddress = \"0.0.0.0:80\"\nredirect_https = true\n";
+    assert_snapshot!(fault(clear), @"
+        error: `redirect_https` has no listener with `tls` to lead to
+         --> bgproxy.toml:3:1
+          |
+        3 | redirect_https = true
+          | ^^^^^^^^^^^^^^
+          |
+          = help: add a `[[listen]]` with `tls = true`; if something in front of bgproxy speaks TLS, let that redirect
+        ");
+    Config::parse(&format!("{clear}{TLS}"), Path::new("bgproxy.toml")).expect("no fault");
+}
+
+#[test]
+fn a_certificate_is_named_once_by_absolute_paths() {
+    let text = |cert: &str, key: &str| format!("[[certificate]]\ncert = \"{cert}\"\nkey = \"{key}\"\n");
+    assert_snapshot!(fault(&text("a.pem", "/a.key")), @r#"
+        error: `cert` is not an absolute path
+         --> bgproxy.toml:2:1
+          |
+        2 | cert = "a.pem"
+          | ^^^^
+          |
+          = help: write a path such as "/etc/bgproxy/portal.pem"
+        "#);
+    let relative = fault(&text("/a.pem", "a.key"));
+    assert_eq!((relative.message(), relative.line()), ("`key` is not an absolute path", Some(3)));
+    assert_snapshot!(fault(&(text("/a.pem", "/a.key") + &text("/x/../a.pem", "/a.key"))), @r#"
+        error: the certificate /x/../a.pem is there twice
+         --> bgproxy.toml:5:1
+          |
+        5 | cert = "/x/../a.pem"
+          | ^^^^
+          |
+          = help: remove one of them; the other is on line 2
+        "#);
+}
+
+#[test]
+fn the_proxy_protocol_needs_somebody_to_trust() {
+    let text = "[[listen]]\naddress = \"0.0.0.0:80\"\nproxy_protocol = \"required\"\n";
+    assert_snapshot!(fault(&format!("{text}[trusted]\nproxies = []\n")), @r#"
+        error: `proxy_protocol` is required, but `trusted.proxies` is empty, so nobody could connect
+         --> bgproxy.toml:3:1
+          |
+        3 | proxy_protocol = "required"
+          | ^^^^^^^^^^^^^^
+          |
+          = help: write whose word counts into `trusted.proxies`, such as ["10.0.0.0/24"]
+        "#);
+    Config::parse(text, Path::new("bgproxy.toml")).expect("no fault");
+}
+
+fn service(lines: &str) -> String {
+    format!("[service.a]\nbackends.blue = \"/b\"\n{lines}\n")
+}
+
+#[test]
+fn hsts_takes_time_and_a_listener_with_tls() {
+    assert_snapshot!(fault(&service("hsts = \"0s\"")), @r#"
+        error: `hsts` is 0s, less than a second
+         --> bgproxy.toml:3:1
+          |
+        3 | hsts = "0s"
+          | ^^^^
+          |
+          = help: write "180d", for example, or leave it out
+        "#);
+    assert_snapshot!(fault(&service("hsts = \"180d\"")), @r#"
+        error: `hsts` has no listener with `tls` to be said on
+         --> bgproxy.toml:3:1
+          |
+        3 | hsts = "180d"
+          | ^^^^
+          |
+          = help: add a `[[listen]]` with `tls = true`: browsers believe `hsts` over TLS only
+        "#);
+    let text = service("hsts = \"180d\"") + TLS;
+    Config::parse(&text, Path::new("bgproxy.toml")).expect("no fault");
+}
+
+#[test]
+fn a_canonical_host_is_one_of_the_services_hosts() {
+    assert_snapshot!(fault(&service("canonical_host = \"*.example.com\"")), @r#"
+        error: `canonical_host` is `*.example.com`, which is no single host
+         --> bgproxy.toml:3:1
+          |
+        3 | canonical_host = "*.example.com"
+          | ^^^^^^^^^^^^^^
+          |
+          = help: write one host, such as "portal.example.com"
+        "#);
+    let text = |host: &str| {
+        let hosts = "hosts = [\"example.com\", \"*.example.org\"]\npreview.hosts = [\"p.example.org\"]";
+        service(&format!("{hosts}\ncanonical_host = \"{host}\""))
+    };
+    assert_snapshot!(fault(&text("www.example.com")), @r#"
+        error: `canonical_host` is `www.example.com`, which is not among the `hosts` of service `a`
+         --> bgproxy.toml:5:1
+          |
+        5 | canonical_host = "www.example.com"
+          | ^^^^^^^^^^^^^^
+          |
+          = help: add it to `hosts`, or clients would be sent to where nobody serves them
+        "#);
+    for outside in ["example.org", "badexample.org"] {
+        assert_eq!(fault(&text(outside)).line(), Some(5), "{outside} is not below example.org");
+    }
+    assert_snapshot!(fault(&text("p.example.org")).message(), @"`canonical_host` is `p.example.org`, which is a preview host of service `a`");
+    for text in [text("example.com"), text("www.example.org"), service("canonical_host = \"any.example.com\"")] {
+        Config::parse(&text, Path::new("bgproxy.toml")).expect("no fault");
+    }
+}
+
+#[test]
+fn an_upgrade_is_allowed_once() {
+    assert_snapshot!(fault(&service("upgrades = [\"websocket\", \"WebSocket\"]")), @r#"
+        error: `websocket` is there twice
+         --> bgproxy.toml:3:26
+          |
+        3 | upgrades = ["websocket", "WebSocket"]
+          |                          ^^^^^^^^^^^
+          |
+          = help: remove one of them
+        "#);
+    for upgrades in ["[]", "[\"websocket\", \"SPDY/3.1\"]"] {
+        Config::parse(&service(&format!("upgrades = {upgrades}")), Path::new("bgproxy.toml")).expect("no fault");
+    }
+}
+
+#[test]
+fn streams_are_ended_some_day() {
+    assert_snapshot!(fault(&service("streams.per_second = 0")), @"
+        error: `streams.per_second` is 0, so no stream would ever be ended
+         --> bgproxy.toml:3:9
+          |
+        3 | streams.per_second = 0
+          |         ^^^^^^^^^^
+          |
+          = help: write 1 or more, such as 200; a long `streams.keep` lets them live
+        ");
+    assert_snapshot!(fault(&service("streams.idle = \"0s\"")).message(), @"`streams.idle` is no time at all");
+    let at_once = service("streams = { keep = \"0s\", spread = \"0s\" }");
+    Config::parse(&at_once, Path::new("bgproxy.toml")).expect("no fault");
+}
+
+#[test]
+fn what_a_backend_speaks_and_is_told_goes_together() {
+    let text = service("backends.green = { socket = \"a:1\", protocol = \"h2c\", send_proxy = true }");
+    Config::parse(&text, Path::new("bgproxy.toml")).expect("no fault");
+}

@@ -337,3 +337,145 @@ fn colors_are_for_those_who_ask() {
     assert!(!fault.to_string().contains('\u{1b}'));
     assert!(fault.colored().contains('\u{1b}'));
 }
+
+#[test]
+fn a_faulty_backend_says_what_is_wrong_with_it() {
+    let backend = |value: &str| fault(&format!("[service.a.backends]\nblue = {value}\n"));
+    assert_snapshot!(backend("{ sokcet = \"/b\" }"), @r#"
+    error: unknown key `sokcet`
+     --> /etc/bgproxy/bgproxy.toml:2:10
+      |
+    2 | blue = { sokcet = "/b" }
+      |          ^^^^^^
+      |
+      = help: did you mean `socket`?
+    "#);
+    assert_snapshot!(backend("{ protocol = \"h2c\" }"), @r#"
+    error: missing key `socket`
+     --> /etc/bgproxy/bgproxy.toml:2:8
+      |
+    2 | blue = { protocol = "h2c" }
+      |        ^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: write where it listens, such as `socket = "/run/app.sock"`
+    "#);
+    assert_snapshot!(backend("{ socket = \"/b\", protocol = \"http2\" }"), @r#"
+    error: unknown value `http2`
+     --> /etc/bgproxy/bgproxy.toml:2:36
+      |
+    2 | blue = { socket = "/b", protocol = "http2" }
+      |                                    ^^^^^^^
+      |
+      = help: known here: `http1`, `h2c`
+    "#);
+    assert_snapshot!(backend("{ socket = \"b\" }"), @r#"
+    error: `b` is not an address: it has no port
+     --> /etc/bgproxy/bgproxy.toml:2:19
+      |
+    2 | blue = { socket = "b" }
+      |                   ^^^
+      |
+      = help: write "/run/app/nginx.sock" or "localhost:8080"
+    "#);
+    assert_snapshot!(backend("{ socket = 8080 }"), @r#"
+    error: a port alone is not an address
+     --> /etc/bgproxy/bgproxy.toml:2:19
+      |
+    2 | blue = { socket = 8080 }
+      |                   ^^^^
+      |
+      = help: write "localhost:8080"
+    "#);
+    assert_snapshot!(backend("8080"), @r#"
+    error: a port alone is not an address
+     --> /etc/bgproxy/bgproxy.toml:2:8
+      |
+    2 | blue = 8080
+      |        ^^^^
+      |
+      = help: write "localhost:8080"
+    "#);
+    assert_snapshot!(backend("true"), @r#"
+    error: expected the path of a unix socket, "host:port", or a table such as { socket = "/run/app.sock" }, found boolean `true`
+     --> /etc/bgproxy/bgproxy.toml:2:8
+      |
+    2 | blue = true
+      |        ^^^^
+    "#);
+    assert_snapshot!(backend("[\"/b\"]"), @r#"
+    error: expected the path of a unix socket, "host:port", or a table such as { socket = "/run/app.sock" }, found sequence
+     --> /etc/bgproxy/bgproxy.toml:2:8
+      |
+    2 | blue = ["/b"]
+      |        ^^^^^^
+    "#);
+}
+
+#[test]
+fn a_faulty_listener_says_what_is_wrong_with_it() {
+    let listener = |line: &str| fault(&format!("[[listen]]\naddress = \"0.0.0.0:80\"\n{line}\n"));
+    assert_snapshot!(listener("proxy_protocol = \"require\""), @r#"
+    error: unknown value `require`
+     --> /etc/bgproxy/bgproxy.toml:3:18
+      |
+    3 | proxy_protocol = "require"
+      |                  ^^^^^^^^^
+      |
+      = help: did you mean `required`?
+    "#);
+    assert_snapshot!(listener("proxy_protocol = true"), @"
+    error: expected a word in quotes
+     --> /etc/bgproxy/bgproxy.toml:3:18
+      |
+    3 | proxy_protocol = true
+      |                  ^^^^
+    ");
+    assert_snapshot!(listener("tsl = true"), @"
+    error: unknown key `tsl`
+     --> /etc/bgproxy/bgproxy.toml:3:1
+      |
+    3 | tsl = true
+      | ^^^
+      |
+      = help: did you mean `tls`?
+    ");
+    assert_snapshot!(listener("tls = \"yes\""), @r#"
+    error: expected a boolean, found string "yes"
+     --> /etc/bgproxy/bgproxy.toml:3:7
+      |
+    3 | tls = "yes"
+      |       ^^^^^
+    "#);
+}
+
+#[test]
+fn a_faulty_upgrade_says_what_is_wrong_with_it() {
+    let upgrades = |value: &str| fault(&format!("[service.a]\nbackends.blue = \"/b\"\nupgrades = {value}\n"));
+    assert_snapshot!(upgrades("[\"h2c\"]"), @r#"
+    error: a connection is not upgraded to `h2c` here: requests inside it would pass unseen
+     --> /etc/bgproxy/bgproxy.toml:3:13
+      |
+    3 | upgrades = ["h2c"]
+      |             ^^^^^
+      |
+      = help: write "websocket", or the name of your application's own protocol
+    "#);
+    assert_snapshot!(upgrades("[\"web socket\"]"), @r#"
+    error: `web socket` is not a protocol
+     --> /etc/bgproxy/bgproxy.toml:3:13
+      |
+    3 | upgrades = ["web socket"]
+      |             ^^^^^^^^^^^^
+      |
+      = help: write "websocket"
+    "#);
+    assert_snapshot!(upgrades("\"websocket\""), @r#"
+    error: expected a list, found string "websocket"
+     --> /etc/bgproxy/bgproxy.toml:3:12
+      |
+    3 | upgrades = "websocket"
+      |            ^^^^^^^^^^^
+      |
+      = help: write it in brackets: `["a", "b"]`
+    "#);
+}

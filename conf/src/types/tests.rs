@@ -170,6 +170,17 @@ fn a_principal_is_a_user_a_group_or_everybody() {
 }
 
 #[test]
+fn an_upgrade_is_to_a_protocol_that_is_not_http_again() {
+    assert_eq!(round::<UpgradeToken>("WebSocket"), "websocket");
+    assert_eq!(round::<UpgradeToken>("SPDY/3.1"), "spdy/3.1");
+    assert!(fault::<UpgradeToken>("h2c").contains("would pass unseen"));
+    for text in ["H2C", "h2", "HTTP/2.0", "TLS/1.3", "", "a/", "/1", "a/b/c", "web socket", "a,b", "ä", &"x".repeat(65)]
+    {
+        assert!(text.parse::<UpgradeToken>().is_err(), "{text:?}");
+    }
+}
+
+#[test]
 fn statuses_are_ranges_and_numbers_from_100_to_599() {
     let statuses: StatusRanges = "200, 204,300-399".parse().expect("statuses");
     assert_eq!(statuses.to_string(), "200,204,300-399");
@@ -199,6 +210,7 @@ fn every_example_of_the_schema_is_such_a_value() {
     examples::<Bytes>();
     examples::<Principal>();
     examples::<StatusRanges>();
+    examples::<UpgradeToken>();
 }
 
 /// A refused value is somebody's input: it must not break the line, the terminal or the log.
