@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use bgproxy_conf::wire::{
-    Action, ColorStatus, DrainOutcome, Event, History, IdleReply, Phase, ProbeReport, Receipt, Reload, Role,
-    ServiceStatus, Status, SwitchReply, What,
+    Action, CertificateStatus, ColorStatus, DrainOutcome, Event, History, IdleReply, Phase, ProbeReport, Receipt,
+    Reload, Role, ServiceStatus, Status, SwitchReply, What,
 };
 use bgproxy_conf::{Color, ServiceName};
 
@@ -13,6 +13,12 @@ use crate::words::{Paint, clean, clock, count, indent, seconds};
 
 /// Cut requests that a receipt lists; the rest is counted.
 const CUT_SHOWN: usize = 20;
+
+/// Names of a certificate that are shown; the rest is counted.
+const NAMES_SHOWN: usize = 3;
+
+/// A certificate that expires in fewer days is marked.
+const DAYS_CALM: i64 = 21;
 
 /// `GET /v1/status`.
 pub(crate) fn status(status: &Status, paint: Paint) -> String {
@@ -32,6 +38,9 @@ pub(crate) fn status(status: &Status, paint: Paint) -> String {
         clean(&status.admin),
         clean(config)
     );
+    for one in &status.certificates {
+        page.push_str(&certificate(one, paint));
+    }
     for (name, one) in &status.services {
         page.push('\n');
         page.push_str(&service(name, one, paint));
@@ -41,6 +50,27 @@ pub(crate) fn status(status: &Status, paint: Paint) -> String {
     {
         page.push('\n');
         page.push_str(&self::reload(reload, paint));
+    }
+    page
+}
+
+fn certificate(certificate: &CertificateStatus, paint: Paint) -> String {
+    let mut names = certificate.names.iter().take(NAMES_SHOWN).cloned().collect::<Vec<_>>().join(" ");
+    if let Some(more @ 1..) = certificate.names.len().checked_sub(NAMES_SHOWN) {
+        let _ = write!(names, " and {more} more");
+    }
+    if names.is_empty() {
+        names.push_str("no name");
+    }
+    let left = certificate.days_left;
+    let expires = match u64::try_from(left) {
+        Ok(left) => format!("expires in {}", count(left, "day")),
+        Err(_negative) => format!("expired at {}", clock(&certificate.not_after)),
+    };
+    let expires = if left < DAYS_CALM { paint.bad(&expires) } else { expires };
+    let mut page = format!("certificate {} for {}: {expires}\n", clean(&certificate.cert), clean(&names));
+    if let Some(fault) = &certificate.fault {
+        let _ = writeln!(page, "  {}, the one before stays: {}", paint.bad("not replaced"), clean(fault));
     }
     page
 }
@@ -329,6 +359,10 @@ pub(crate) fn event(data: &str, paint: Paint) -> String {
         What::Socket { color, present: true } => format!("{color} has a new socket"),
         What::Socket { color, present: false } => format!("the socket of {color} is gone"),
         What::LiveFile { fault } => format!("{}: {}", paint.bad("live file"), clean(fault)),
+        What::Certificate { cert, fault: None } => format!("certificate {} was replaced", clean(cert)),
+        What::Certificate { cert, fault: Some(fault) } => {
+            format!("{}: {}: {}", paint.bad("certificate not replaced"), clean(cert), clean(fault))
+        }
         What::Reloaded { reload } if reload.ok => "the configuration was reloaded".into(),
         What::Reloaded { reload } => {
             let fault = reload.fault.as_deref().unwrap_or("no reason given");

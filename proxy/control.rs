@@ -2,7 +2,8 @@
 //!
 //! [`api`] and [`watch`] bring commands, [`switchboard`] decides, [`operate`] carries out what it decided: [`probe`]
 //! asks a color, [`state`] saves (`save` keeps the order), the table is published, workers confirm, [`drain`] waits for
-//! the old color. What nobody asked for, the rounds and what changes on disk, is in `unasked`. [`boot`] begins where the
+//! the old color. What nobody asked for, the rounds and what changes on disk, is in `unasked`;
+//! [`certificates`] follows theirs. [`boot`] begins where the
 //! last run ended and [`reload`] takes a new configuration in. [`events`] and [`report`] tell what happened and what is;
 //! [`admin`] and [`metrics`] show it to machines and people, who are kept from holding too many connections by
 //! [`bounded`].
@@ -14,6 +15,7 @@ pub mod api;
 pub mod boot;
 pub mod bounded;
 pub mod caller;
+pub mod certificates;
 pub mod demo;
 pub mod drain;
 pub mod events;

@@ -2,7 +2,8 @@
 //!
 //! Two wings that do not know each other: [`serve`] is what happens to a request, [`control`] is what changes where
 //! requests go. Between them the hall: [`table`], the immutable answer to "where does this request go?", the
-//! [`cell`]s in which a request's hold on a backend is counted, and the [`mail`] that control sends to workers.
+//! [`cell`]s in which a request's hold on a backend is counted, the [`certificates`] that answer a client's TLS, and the
+//! [`mail`] that control sends to workers.
 //! [`run()`] introduces them to each other.
 //!
 //! The words are those of docs/lexicon.md, one per concept. This library exists for the two binaries, the tests and
@@ -15,6 +16,7 @@ pub mod cell;
 #[cfg(test)]
 #[path = "cell/model.rs"]
 mod cell_model;
+pub mod certificates;
 pub mod clock;
 pub mod control;
 pub mod family;

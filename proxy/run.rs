@@ -14,16 +14,19 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use arc_swap::ArcSwap;
 use bgproxy_conf::{Color, Config};
+use rustls::ServerConfig;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::certificates::Certificates;
 use crate::control::admin::{self, Readiness};
 use crate::control::api::{self, Api};
 use crate::control::boot;
 use crate::control::bounded::Bounded;
 use crate::control::caller::{self, Caller};
+use crate::control::certificates::{self, Pairs, Unusable};
 use crate::control::events::Events;
 use crate::control::metrics::{ControlMetrics, Tally};
 use crate::control::operate::{Ask, Desk, Parts, Switchboard};
@@ -36,7 +39,7 @@ use crate::serve::access::{AccessLog, AccessWriterHandle};
 use crate::serve::listen::{self, Listener};
 use crate::serve::meter::Meters;
 use crate::serve::metrics::ServingMetrics;
-use crate::serve::worker;
+use crate::serve::{tls, worker};
 use crate::table::Table;
 use crate::{VERSION, clock};
 
@@ -85,7 +88,9 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
     let store = Store::open(&config.state.dir)?;
     let control_socket = bind_control(&config.control.socket)?;
     let workers = config.workers.count();
-    let listeners = bind_listeners(&config, workers)?;
+    let pairs = unless_unusable(Pairs::load(&config.certificate))?;
+    let tls = handshakes(&config, pairs.certificates())?;
+    let listeners = bind_listeners(&config, workers, tls)?;
     let admin_socket = bind_admin(&config)?;
     let board = boot::boot(&config, &store, assume_live.as_ref())?;
     let access = AccessLog::open(&config.log.access, config.log.access_format)?;
@@ -136,6 +141,7 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
             rules: rules.clone(),
             shutdown: shutdown.clone(),
             board,
+            pairs,
             config,
             config_path,
         };
@@ -212,11 +218,45 @@ fn raise_descriptor_limit(config: &Config) {
     }
 }
 
-fn bind_listeners(config: &Config, workers: usize) -> anyhow::Result<Vec<Listener>> {
-    let bind = |listen: &bgproxy_conf::Listen| {
-        listen::bind(listen.address, workers).map_err(|error| refused(error, "listen on", listen.address, "`listen`"))
+/// Whether the files that a configuration names could be used at a start.
+///
+/// # Errors
+/// One error that says which file cannot be, and what to do.
+pub fn check(config: &Config) -> anyhow::Result<()> {
+    let pairs = unless_unusable(Pairs::load(&config.certificate))?;
+    handshakes(config, pairs.certificates()).map(drop)
+}
+
+/// The rules of TLS of each listener that has it, in the order of the configuration.
+fn handshakes(config: &Config, certificates: &Arc<Certificates>) -> anyhow::Result<Vec<Option<Arc<ServerConfig>>>> {
+    let rules = |listen: &bgproxy_conf::Listen| {
+        if !listen.tls {
+            return Ok(None);
+        }
+        let authorities = listen.client_ca.as_deref().map(certificates::authorities).transpose();
+        let rules = tls::server_config(certificates, unless_unusable(authorities)?);
+        rules.map(Some).with_context(|| format!("cannot listen on {}", listen.address))
     };
-    config.listen.iter().map(bind).collect()
+    config.listen.iter().map(rules).collect()
+}
+
+fn unless_unusable<T>(loaded: Result<T, Unusable>) -> anyhow::Result<T> {
+    loaded.map_err(|fault| {
+        let hint = Hint(fault.hint().to_owned());
+        anyhow::Error::new(fault).context(hint)
+    })
+}
+
+fn bind_listeners(
+    config: &Config,
+    workers: usize,
+    tls: Vec<Option<Arc<ServerConfig>>>,
+) -> anyhow::Result<Vec<Listener>> {
+    let bind = |(listen, tls): (&bgproxy_conf::Listen, _)| {
+        let address = listen.address;
+        listen::bind(address, workers, tls).map_err(|error| refused(error, "listen on", address, "`listen`"))
+    };
+    config.listen.iter().zip(tls).map(bind).collect()
 }
 
 fn bind_admin(config: &Config) -> anyhow::Result<std::net::TcpListener> {

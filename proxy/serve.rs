@@ -1,6 +1,6 @@
 //! Wing one: what happens to a request, in the order it happens.
 //!
-//! [`listen`] binds, [`worker`] accepts, [`conn`] carries one client connection, [`forward`] one request; [`headers`]
+//! [`listen`] binds, [`worker`] accepts, [`tls`] has the rules of handshakes, [`conn`] carries one client connection, [`forward`] one request; [`headers`]
 //! rewrites, [`pool`] reaches the backend, [`retry`] decides on a second try, [`probe`] asks whether a backend is ready,
 //! [`incoming`] reads a body, [`body`] streams it, [`pump`] writes it by HTTP/2, [`flight`] is the request's hold on all
 //! of it, [`error`] names what failed, [`answer`] says so, [`meter`] counts, [`metrics`] shows it and [`access`] writes
@@ -27,8 +27,9 @@ pub mod meter;
 pub mod metrics;
 pub mod pool;
 pub mod probe;
-pub mod pump;
 pub mod proxy_protocol;
+pub mod pump;
 pub mod retry;
+pub mod tls;
 pub mod websocket;
 pub mod worker;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use crate::harness::authority::Authority;
 use crate::harness::fake::ok;
 use crate::harness::raw::request;
 use crate::harness::{DEADLINE, Door, Fake, Output, Raw, need, temp_dir, text_of, wait_for};
@@ -55,7 +56,9 @@ fn docs_metrics_explains_every_metric_and_no_other() {
     let dir = temp_dir();
     let blue = Fake::answers(dir.path().join("blue"), ok("blue"));
     // No green: its connects fail.
-    let door = Door::builder().color("blue", blue.address()).color("green", dir.path().join("green")).start();
+    let certificate = Authority::new().server(&["portal.test"]).write(dir.path());
+    let door = Door::builder().color("blue", blue.address()).color("green", dir.path().join("green"));
+    let door = door.set("certificate", serde_json::json!([certificate])).start();
     assert_eq!(door.get("/").status, 200);
     door.post("/v1/services/portal/probe", serde_json::json!({ "color": "blue" }));
     door.post("/v1/services/portal/switch", serde_json::json!({ "to": "green", "force": true, "wait": true }));

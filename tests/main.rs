@@ -40,6 +40,9 @@ mod tour;
 // Files that are commands or change what is served: live files, the configuration, backends' sockets.
 mod files;
 
+// Certificates on disk: in use, replaced, faulty.
+mod certificates;
+
 // What people read from the two binaries, word for word.
 mod commands;
 

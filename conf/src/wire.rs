@@ -31,8 +31,26 @@ pub struct Status {
     pub last_reload: Option<Reload>,
     /// Client connections open now.
     pub connections: u64,
+    /// The certificates in use, in the order of the configuration.
+    #[serde(default)]
+    pub certificates: Vec<CertificateStatus>,
     /// Every service, by name.
     pub services: BTreeMap<ServiceName, ServiceStatus>,
+}
+
+/// A certificate in use.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CertificateStatus {
+    /// Path of the certificate, as configured.
+    pub cert: String,
+    /// The names it is made for.
+    pub names: Vec<String>,
+    /// When it expires.
+    pub not_after: String,
+    /// Whole days until then; negative when it has expired.
+    pub days_left: i64,
+    /// What is wrong with the files on disk, if anything; the certificate is the one from before.
+    pub fault: Option<String>,
 }
 
 /// `GET /v1/services/{s}`: one service.
@@ -417,6 +435,13 @@ pub enum What {
     LiveFile {
         /// What is wrong.
         fault: String,
+    },
+    /// The files of a certificate are other ones than before.
+    Certificate {
+        /// Path of the certificate, as configured.
+        cert: String,
+        /// None when they are in use now; otherwise what is wrong with them: what was in use stays so.
+        fault: Option<String>,
     },
     /// The configuration was read again.
     Reloaded {

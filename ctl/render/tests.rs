@@ -122,6 +122,30 @@ fn status_of_two_services_and_the_built_in_configuration() {
 }
 
 #[test]
+fn status_of_certificates() {
+    let mut value = a_status(json!({}));
+    let certificate = |names: Value, days: i64, fault: Value| {
+        let not_after = "2026-12-01T00:00:00Z";
+        json!({ "cert": "/etc/a.pem", "names": names, "not_after": not_after, "days_left": days, "fault": fault })
+    };
+    value["certificates"] = json!([
+        certificate(json!(["portal.example.com", "*.portal.example.com"]), 62, Value::Null),
+        certificate(json!(["a.test", "b.test", "c.test", "d.test", "e.test"]), 1, Value::Null),
+        certificate(json!([]), -1, json!("/etc/a.key: it is\u{1b}[2J damaged")),
+    ]);
+    assert_snapshot!(status(&read(value), Paint::Plain), @r"
+    bgproxy 0.1.0 (f3123c7), pid 4711, since 2026-08-03T12:00:00Z, 2 workers, 812 connections
+    listens on 0.0.0.0:80 [::]:80, admin on 127.0.0.1:9180, configured by /etc/bgproxy/bgproxy.toml
+    certificate /etc/a.pem for portal.example.com *.portal.example.com: expires in 62 days
+    certificate /etc/a.pem for a.test b.test c.test and 2 more: expires in 1 day
+    certificate /etc/a.pem for no name: expired at 2026-12-01T00:00:00Z
+      not replaced, the one before stays: /etc/a.key: it is\u{1b}[2J damaged
+    ");
+    assert_snapshot!(render_event(json!({ "kind": "certificate", "cert": "/etc/a.pem", "fault": null })), @"2026-08-03T12:00:00Z  portal: certificate /etc/a.pem was replaced");
+    assert_snapshot!(render_event(json!({ "kind": "certificate", "cert": "/etc/a.pem", "fault": "gone" })), @"2026-08-03T12:00:00Z  portal: certificate not replaced: /etc/a.pem: gone");
+}
+
+#[test]
 fn status_while_probing() {
     let mut value = a_service();
     value["phase"] = json!({ "state": "probing", "to": "green", "passed": 1, "passes": 3 });

@@ -25,6 +25,9 @@ struct Counts {
     reloads: BTreeMap<&'static str, u64>,
     reload_ok: Option<bool>,
     reloaded_at: f64,
+    certificates: BTreeMap<&'static str, u64>,
+    /// By the path of the certificate.
+    expiry: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Default)]
@@ -60,7 +63,7 @@ impl Tally {
             }
             What::LiveFile { .. } => service.live_file_faults += 1,
             What::Socket { .. } => service.sockets += 1,
-            What::Probing { .. } | What::Readiness { .. } | What::Reloaded { .. } => {}
+            What::Probing { .. } | What::Readiness { .. } | What::Certificate { .. } | What::Reloaded { .. } => {}
         }
     }
 
@@ -72,6 +75,16 @@ impl Tally {
         if reload.ok {
             counts.reloaded_at = now();
         }
+    }
+
+    /// Counts a certificate found changed on disk.
+    pub fn certificate(&self, ok: bool) {
+        *self.lock().certificates.entry(if ok { "ok" } else { "failed" }).or_default() += 1;
+    }
+
+    /// The certificates in use, and when they expire.
+    pub fn expiry(&self, expiry: impl Iterator<Item = (String, u64)>) {
+        self.lock().expiry = expiry.collect();
     }
 
     /// The configuration in force was read now, at start.
@@ -115,6 +128,7 @@ impl Show for ControlMetrics {
         let mut families = colors(&table, &counts);
         families.extend(commands(&counts));
         families.extend(drains(&counts));
+        families.extend(certificates(&counts));
         families.extend(self.process(&counts));
         families
     }
@@ -176,6 +190,19 @@ fn commands(counts: &Counts) -> Vec<Family> {
         sockets.add(&[name], service.sockets as f64);
     }
     vec![commands, faults, sockets]
+}
+
+fn certificates(counts: &Counts) -> Vec<Family> {
+    let mut expiry =
+        Family::gauge("bgproxy_certificate_expiry_timestamp_seconds", "When a certificate in use expires.");
+    for (cert, at) in &counts.expiry {
+        expiry.add(&[("cert", cert)], *at as f64);
+    }
+    let mut reloads = Family::counter("bgproxy_certificate_reloads_total", "Certificates found changed on disk.");
+    for outcome in ["ok", "failed"] {
+        reloads.add(&[("outcome", outcome)], counts.certificates.get(outcome).copied().unwrap_or(0) as f64);
+    }
+    vec![expiry, reloads]
 }
 
 fn drains(counts: &Counts) -> Vec<Family> {

@@ -15,9 +15,10 @@ use bgproxy_conf::wire::{History, IdleReply, ProbeReport, Receipt, Reload, Statu
 use bgproxy_conf::{Color, Config, Control, ServiceName};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::certificates::Pairs;
 use super::drain::{self, Drain};
 use super::events::Events;
 use super::failpoint;
@@ -112,6 +113,8 @@ pub struct Parts {
     pub config_path: Option<PathBuf>,
     /// What state files and live files said at start.
     pub board: Board,
+    /// The certificates in use.
+    pub pairs: Pairs,
     /// Every backend.
     pub registry: Registry,
     /// Where tables are published.
@@ -136,6 +139,7 @@ pub struct Switchboard {
     pub(super) config: Config,
     pub(super) config_path: Option<PathBuf>,
     pub(super) board: Board,
+    pub(super) pairs: Pairs,
     pub(super) registry: Registry,
     table: Arc<ArcSwap<Table>>,
     pub(super) mail: Mailboxes,
@@ -179,11 +183,14 @@ impl Switchboard {
         let (watcher, changes) = Watcher::start();
         let (saving, queue) = mpsc::unbounded_channel();
         let saver = tokio::task::spawn_local(save_in_order(parts.store.clone(), queue));
-        let Parts { config, config_path, board, registry, table, mail, store, events, about, rules, shutdown } = parts;
+        tally.expiry(parts.pairs.expiry());
+        let Parts { config, config_path, board, pairs, registry, table, mail, store, events, about, rules, shutdown } =
+            parts;
         let switchboard = Switchboard {
             config,
             config_path,
             board,
+            pairs,
             registry,
             table,
             mail,
@@ -232,6 +239,9 @@ impl Switchboard {
                     News::Probed(service, color, report) => self.note(service, color, report),
                 },
                 Some(change) = self.changes.recv() => self.changed(change).await,
+                () = sleep_until(self.pairs.due().unwrap_or_else(Instant::now)), if self.pairs.due().is_some() => {
+                    self.certificates_due();
+                }
                 _ = rounds.tick() => self.look_around(),
                 // Its end is not asked for before ours.
                 _ = &mut self.saver => panic!("nobody saves records any more"),
@@ -466,7 +476,8 @@ impl Switchboard {
             }
             What::Socket { color, present } => tracing::info!(%service, %color, present, "another socket than before"),
             What::LiveFile { fault } => tracing::warn!(%service, "live file: {fault}"),
-            What::Reloaded { .. } => {}
+            // They are about no service.
+            What::Certificate { .. } | What::Reloaded { .. } => {}
         }
         self.tally.count(&service, &what);
         self.events.tell(Some(service), what);

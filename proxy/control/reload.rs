@@ -40,6 +40,7 @@ impl Switchboard {
         self.watcher.knows(Key::Config, watch::look(path, watch::What::Content));
         let config = Config::load(path).map_err(|error| error.to_string())?;
         let (board, changed) = self.build(&config)?;
+        let pairs = self.pairs.with(&config.certificate).map_err(|fault| format!("{fault}\nhint: {}", fault.hint()))?;
         for name in &changed {
             let saved = self.save(name.clone(), board.services[name].record.clone());
             saved.await.unwrap_or_else(|_ended| Err("bgproxy is shutting down".to_owned()))?;
@@ -55,6 +56,8 @@ impl Switchboard {
             .cloned()
             .collect();
         self.board = board;
+        self.pairs.adopt(pairs);
+        self.tally.expiry(self.pairs.expiry());
         self.config = keep_what_needs_restart(config, &self.config);
         self.rules.store(Arc::new(self.config.control.clone()));
         self.shutdown.store(Arc::new(self.config.shutdown.deadline.get()));

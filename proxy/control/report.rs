@@ -50,6 +50,7 @@ impl Switchboard {
             config: self.config_path.as_ref().map(|path| path.display().to_string()),
             last_reload: self.last_reload.clone(),
             connections: (self.about.connections)(),
+            certificates: self.pairs.status(),
             services: services
                 .filter_map(|(name, entry)| Some((name, entry, self.config.service.get(name)?)))
                 .map(|(name, entry, config)| (name.clone(), self.service_status(name, entry, config)))

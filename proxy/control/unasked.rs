@@ -1,11 +1,12 @@
 //! What is done that nobody asked for? Looks around once a round, and follows what changes on disk: the configuration,
-//! live files, backends' sockets.
+//! live files, certificates, backends' sockets.
 
 use std::path::Path;
 
 use bgproxy_conf::wire::{Action, What};
 use bgproxy_conf::{Address, Color, ServiceName};
 
+use super::certificates::Outcome;
 use super::live_file::{self, Meaning, Reader, Todo};
 use super::operate::Switchboard;
 use super::switchboard::{Command, Entry, Event};
@@ -13,9 +14,10 @@ use super::watch::{self, Change, Key, Seen, Watched};
 use crate::clock;
 
 impl Switchboard {
-    /// Asks every color that has not been asked for a while, and looks at the live files.
+    /// Asks every color that has not been asked for a while, and looks at the live files and at what expires.
     pub(super) fn look_around(&mut self) {
         self.look_at_live_files(|_| true, Reader::round);
+        self.pairs.warn_of_expiry();
         let mut due = Vec::new();
         for (service, config) in &self.config.service {
             let every = config.ready.watch.get();
@@ -41,6 +43,7 @@ impl Switchboard {
         if let Some(path) = &self.config_path {
             watched.push(Watched::new(Key::Config, path, watch::What::Content));
         }
+        watched.extend(self.pairs.watched());
         for (name, config) in &self.config.service {
             if let Some(path) = &config.live_file {
                 watched.push(Watched::new(Key::LiveFile(name.clone()), path, watch::What::Content));
@@ -82,7 +85,30 @@ impl Switchboard {
             }
             Key::LiveFile(service) => self.live_file_changed(service, &change.path, &change.seen),
             Key::Socket(service, color) => self.socket_changed(service, color, &change.seen).await,
+            Key::Certificate(path) => {
+                let outcomes = self.pairs.changed(&path, change.seen);
+                self.certificates_changed(outcomes);
+            }
         }
+    }
+
+    /// A file of a pair that came alone has waited for the other one long enough.
+    pub(super) fn certificates_due(&mut self) {
+        let outcomes = self.pairs.complain();
+        self.certificates_changed(outcomes);
+    }
+
+    fn certificates_changed(&mut self, outcomes: Vec<Outcome>) {
+        for Outcome { cert, fault } in outcomes {
+            let cert = cert.display().to_string();
+            match &fault {
+                None => tracing::info!(cert, "certificate replaced"),
+                Some(fault) => tracing::warn!(cert, "certificate not replaced, the old one stays in use: {fault}"),
+            }
+            self.tally.certificate(fault.is_none());
+            self.events.tell(None, What::Certificate { cert, fault });
+        }
+        self.tally.expiry(self.pairs.expiry());
     }
 
     fn live_file_changed(&mut self, service: ServiceName, path: &Path, seen: &Seen) {

@@ -38,7 +38,7 @@ const STABLE: Duration = Duration::from_millis(50);
 /// A look without any event.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// Larger files are unreadable to us: neither a configuration nor a live file comes near it.
+/// Larger files are unreadable to us: no configuration, live file or certificate comes near it.
 const LARGEST: u64 = 1024 * 1024;
 
 /// Changes that may wait for their reader; then the watcher waits too, and the next look finds what came meanwhile.
@@ -53,6 +53,8 @@ pub enum Key {
     LiveFile(ServiceName),
     /// A color's socket.
     Socket(ServiceName, Color),
+    /// A file of a certificate or of its key, which several pairs may share.
+    Certificate(PathBuf),
 }
 
 /// What about a path is watched.
@@ -151,8 +153,8 @@ pub fn look(path: &Path, what: What) -> Seen {
     })
 }
 
-/// In place, on a thread that serves other tasks too: a live file has a dozen bytes and a configuration a few
-/// thousand, so reading them takes less than handing the work to another thread. Hence the bound.
+/// In place, on a thread that serves other tasks too: a live file has a dozen bytes, a configuration or a
+/// certificate a few thousand, so reading them takes less than handing the work to another thread. Hence the bound.
 fn content(path: &Path) -> io::Result<Seen> {
     // Not to block on a pipe in which nobody writes.
     let file = File::options().read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32).open(path)?;

@@ -2,7 +2,9 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 
+use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Connections that may wait to be accepted, per socket; the kernel caps it at net.core.somaxconn.
@@ -15,13 +17,15 @@ pub struct Listener {
     pub address: SocketAddr,
     /// One socket per worker.
     pub sockets: Vec<TcpListener>,
+    /// The rules of its handshakes; none in clear.
+    pub tls: Option<Arc<ServerConfig>>,
 }
 
 /// Binds an address once for each worker.
 ///
 /// # Errors
 /// The kernel's: the port is taken, not permitted, or the address is not this host's.
-pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Listener> {
+pub fn bind(address: SocketAddr, workers: usize, tls: Option<Arc<ServerConfig>>) -> io::Result<Listener> {
     if address.port() != 0 {
         // SO_REUSEPORT would let us share the port with another process of ours, half of the requests each; a socket
         // without it is refused while anybody listens.
@@ -33,7 +37,7 @@ pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Listener> {
     for _ in 1..workers {
         sockets.push(socket(address, true)?);
     }
-    Ok(Listener { address, sockets })
+    Ok(Listener { address, sockets, tls })
 }
 
 fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
@@ -57,7 +61,7 @@ mod tests {
 
     #[test]
     fn every_worker_gets_a_socket_on_the_same_port() {
-        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 3).expect("a free port");
+        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 3, None).expect("a free port");
         assert_eq!(listener.sockets.len(), 3);
         for socket in &listener.sockets {
             assert_eq!(socket.local_addr().expect("an address"), listener.address);
@@ -66,8 +70,8 @@ mod tests {
 
     #[test]
     fn a_port_that_another_door_listens_on_is_taken() {
-        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1).expect("a free port");
-        let error = bind(listener.address, 1).expect_err("a taken port");
+        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1, None).expect("a free port");
+        let error = bind(listener.address, 1, None).expect_err("a taken port");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 }

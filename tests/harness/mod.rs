@@ -7,12 +7,14 @@
 //! - [`Fake`]: a backend that follows a script, to the byte, and keeps what it was sent
 //! - [`Raw`]: a client that sends exactly the bytes it is given
 //! - [`Browser`]: headless Chromium
+//! - [`authority`]: certificates of a test's own
 //! - [`strict`]: reads what a backend was sent as the strictest of backends would
 //! - [`Load`]: many keep-alive clients that check and remember every answer
 //!
 //! A condition is awaited with [`wait_until`] or [`wait_for`]. No test sleeps and hopes.
 
 pub(crate) mod app;
+pub(crate) mod authority;
 pub(crate) mod browser;
 pub(crate) mod door;
 pub(crate) mod fake;

@@ -108,6 +108,13 @@ fn a_status_comes_back_as_it_was() {
         config: None,
         last_reload: None,
         connections: 0,
+        certificates: vec![CertificateStatus {
+            cert: "/etc/a.pem".to_owned(),
+            names: vec!["*.a.test".to_owned()],
+            not_after: "2026-01-02T03:04:05Z".to_owned(),
+            days_left: -1,
+            fault: None,
+        }],
         services: BTreeMap::from([(service(), status)]),
     });
 }
