@@ -132,18 +132,41 @@ Examples:
 
     /// Wait until COLOR may be stopped: neither live nor preview, no request, no stream
     #[command(long_about = "\
-Wait until COLOR may be stopped: it is neither live nor preview, and has no request and no stream (tunnel or event \
-stream) left.
+Wait until COLOR may be stopped: it is neither live nor preview, and has no request and no stream (tunnel, event \
+stream, or download that outlived the drain) left.
 
 Exit code 0 says so; anything else means: do not stop it. The live color and the preview color are refused at once, \
 for waiting does not make them idle.")]
     #[command(after_help = "\
 Examples:
   bgctl wait-idle blue && docker stop portal-blue
-  bgctl wait-idle blue --timeout 10m                long streams: exit code 4 if they last longer")]
+  bgctl wait-idle blue --timeout 10m                long streams: exit code 4 if they last longer
+  bgctl close-streams blue --over 10s               ends them sooner")]
     WaitIdle {
         /// The color that shall be stopped
         color: Color,
+    },
+
+    /// End the streams that are open on COLOR, one by one
+    #[command(long_about = "\
+End the streams that are open on COLOR, one by one, the oldest first.
+
+A switch does so by itself: streams on the old color keep running for the service's `streams.keep` and are then ended \
+over `streams.spread`. This ends them sooner, and works for every color. Clients that come back are served by the live \
+color.
+
+Streams are tunnels (websockets), event streams, and downloads that outlived the drain's deadline. The first two end in \
+an orderly way, downloads break off.")]
+    #[command(after_help = "\
+Examples:
+  bgctl close-streams blue                          over the service's `streams.spread`
+  bgctl close-streams blue --over 10s && bgctl wait-idle blue")]
+    CloseStreams {
+        /// The color whose streams shall end
+        color: Color,
+        /// Evenly over this long, as far as `streams.per_second` allows [default: the service's `streams.spread`]
+        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+        over: Option<Duration>,
     },
 
     /// Exit with 0 if COLOR is live and with 1 if not, in silence
@@ -241,6 +264,7 @@ impl Verb {
             Verb::Switch { color, .. }
             | Verb::Prepare { color, .. }
             | Verb::WaitIdle { color }
+            | Verb::CloseStreams { color, .. }
             | Verb::IsLive { color, .. }
             | Verb::Probe { color } => Some(color),
             _ => None,
@@ -249,7 +273,14 @@ impl Verb {
 
     /// Whether a deadline may pass while the daemon still carries out what was asked.
     pub(crate) fn mutates(&self) -> bool {
-        matches!(self, Verb::Switch { .. } | Verb::Rollback { .. } | Verb::Prepare { .. } | Verb::Reload)
+        matches!(
+            self,
+            Verb::Switch { .. }
+                | Verb::Rollback { .. }
+                | Verb::Prepare { .. }
+                | Verb::CloseStreams { .. }
+                | Verb::Reload
+        )
     }
 }
 

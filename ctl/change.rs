@@ -1,9 +1,11 @@
-//! The verbs that change something, or wait for a change to be over: switch, rollback, prepare, wait-idle, reload.
+//! The verbs that change something, or wait for a change to be over: switch, rollback, prepare, wait-idle, close-streams,
+//! reload.
 
 use std::time::Duration;
 
 use bgproxy_conf::wire::{
-    History, IdleReply, Phase, PreviewRequest, Receipt, Reload, Role, ServiceStatus, SwitchReply,
+    CloseStreamsReply, CloseStreamsRequest, History, IdleReply, Phase, PreviewRequest, Receipt, Reload, Role,
+    ServiceStatus, SwitchReply,
 };
 use bgproxy_conf::{Color, ServiceName};
 use serde::Serialize;
@@ -134,6 +136,15 @@ impl Run {
             // However early the daemon answers, it is not asked in a frenzy.
             sleep(LOOK).await;
         }
+    }
+
+    /// `close-streams`.
+    pub(crate) async fn close_streams(&self, color: &Color, over: Option<Duration>) -> Result<(), Fault> {
+        let service = self.service().await?;
+        let request = CloseStreamsRequest { color: color.clone(), over: over.map(|over| over.as_secs_f64()) };
+        let target = Target::Command(&service, "close-streams");
+        let reply = self.client.post::<CloseStreamsReply>(target, &request).await?;
+        self.answer(&reply.raw, || render::closing(&reply.value))
     }
 
     /// `reload`.

@@ -50,7 +50,7 @@ pub(crate) enum Target<'a> {
     Status,
     /// One service.
     Service(&'a ServiceName),
-    /// A command to a service: `switch`, `rollback`, `preview` or `probe`.
+    /// A command to a service: `switch`, `rollback`, `preview`, `probe` or `close-streams`.
     Command(&'a ServiceName, &'static str),
     /// The long poll until a color is idle, or so many seconds have passed.
     Drain(&'a ServiceName, &'a Color, u64),

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use bgproxy_conf::wire::{
-    Action, CertificateStatus, ColorStatus, DrainOutcome, Event, History, IdleReply, Phase, ProbeReport, Receipt,
-    Reload, Role, ServiceStatus, Status, SwitchReply, What,
+    Action, CertificateStatus, CloseStreamsReply, ColorStatus, DrainOutcome, Event, History, IdleReply, Phase,
+    ProbeReport, Receipt, Reload, Role, ServiceStatus, Status, StreamsByKind, SwitchReply, What,
 };
 use bgproxy_conf::{Color, ServiceName};
 
@@ -96,6 +96,9 @@ pub(crate) fn service(name: &ServiceName, service: &ServiceStatus, paint: Paint)
         let _ = writeln!(page, "  {line}");
     }
     for (color, status) in &service.colors {
+        if let Some(line) = streams(color, status) {
+            let _ = writeln!(page, "  {line}");
+        }
         if let Some(probe) = status.ready.as_ref().filter(|probe| !probe.ready) {
             let _ = writeln!(page, "  {color} is {}, asked {}", unready(probe, paint), clock(&probe.at));
         }
@@ -156,6 +159,24 @@ fn table(service: &ServiceStatus, paint: Paint) -> String {
         }));
     }
     table
+}
+
+/// What streams a color has open, if it has any.
+fn streams(color: &Color, status: &ColorStatus) -> Option<String> {
+    if status.streams == 0 {
+        return None;
+    }
+    let StreamsByKind { tunnels, events, downloads } = status.streams_by_kind;
+    let kinds = [(tunnels, "tunnel"), (events, "event stream"), (downloads, "download")];
+    let kinds: Vec<String> =
+        kinds.into_iter().filter(|(number, _)| *number > 0).map(|(number, noun)| count(number, noun)).collect();
+    // An older daemon does not tell them apart.
+    let kinds = if kinds.is_empty() { count(status.streams, "stream") } else { kinds.join(", ") };
+    Some(format!("{color} has {kinds} open{}", oldest(status.oldest_stream)))
+}
+
+fn oldest(age: Option<f64>) -> String {
+    age.map(|age| format!(", the oldest for {}", seconds(age))).unwrap_or_default()
 }
 
 /// What is going on in a service, if anything is.
@@ -224,11 +245,7 @@ pub(crate) fn receipt(receipt: &Receipt, paint: Paint) -> String {
         let _ = writeln!(page, "  and {more} more; `bgctl history --json` has the oldest 100");
     }
     if receipt.streams_left > 0 {
-        let _ = writeln!(
-            page,
-            "{} (tunnels or event streams) still open on {from}, so it is not idle yet",
-            count(receipt.streams_left, "stream")
-        );
+        let _ = writeln!(page, "{} still open on {from}, so it is not idle yet", count(receipt.streams_left, "stream"));
     }
     page
 }
@@ -256,6 +273,13 @@ fn receipt_line(receipt: &Receipt, paint: Paint) -> String {
             if *failed > 0 {
                 let _ = write!(line, ", {failed} failed");
             }
+            match receipt.streams_kept {
+                0 => {}
+                1 => line.push_str(", 1 goes on as a stream"),
+                kept => {
+                    let _ = write!(line, ", {kept} go on as streams");
+                }
+            }
             if cut > 0 {
                 let _ = write!(line, ", {cut} {} cut", if cut == 1 { "was" } else { "were" });
             }
@@ -263,6 +287,15 @@ fn receipt_line(receipt: &Receipt, paint: Paint) -> String {
     }
     let _ = write!(line, "; {} served in its term", count(*served, "request"));
     line
+}
+
+/// The reply to `close-streams`.
+pub(crate) fn closing(reply: &CloseStreamsReply) -> String {
+    let CloseStreamsReply { color, closing, seconds: within, .. } = reply;
+    if *closing == 0 {
+        return format!("{color} has no stream open\n");
+    }
+    format!("closing {} of {color} within {}\n", count(*closing, "stream"), seconds(*within))
 }
 
 /// The answer to a probe.
@@ -355,6 +388,10 @@ pub(crate) fn event(data: &str, paint: Paint) -> String {
             format!("{color} is the preview (generation {generation}), by {}", clean(by))
         }
         What::Drained(receipt) => receipt_line(receipt, paint),
+        What::ClosingStreams { color, streams, seconds: within, by } => {
+            let streams = count(*streams, "stream");
+            format!("closing {streams} of {color} within {}, by {}", seconds(*within), clean(by))
+        }
         What::Readiness { color, probe } => format!("{color} is {}", answered(probe, paint)),
         What::Socket { color, present: true } => format!("{color} has a new socket"),
         What::Socket { color, present: false } => format!("the socket of {color} is gone"),

@@ -58,6 +58,7 @@ impl Run {
             }
             Verb::Prepare { color, within } => self.prepare(color, *within).await,
             Verb::WaitIdle { color } => self.wait_idle(color).await,
+            Verb::CloseStreams { color, over } => self.close_streams(color, *over).await,
             Verb::IsLive { color, verbose } => return self.is_live(color, *verbose).await,
             Verb::Probe { color } => return self.probe(color).await,
             Verb::Events => self.events().await,

@@ -15,8 +15,38 @@ pub struct Cell {
     finished: AtomicU64,
     failed: AtomicU64,
     moved: AtomicU64,
-    streams_opened: AtomicU64,
-    streams_closed: AtomicU64,
+    /// By kind.
+    streams_opened: [AtomicU64; StreamKind::ALL.len()],
+    streams_closed: [AtomicU64; StreamKind::ALL.len()],
+    /// Those of the closed ones that had been told to leave.
+    streams_ended: AtomicU64,
+    /// When the oldest open stream began, in milliseconds since the epoch; 0 while that is not known.
+    oldest: AtomicU64,
+}
+
+/// What kind of stream it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamKind {
+    /// Bytes both ways, after an upgrade.
+    Tunnel,
+    /// An event stream.
+    Events,
+    /// An answer that outlived the deadline of a drain.
+    Download,
+}
+
+impl StreamKind {
+    /// Every kind, in the order of their declaration.
+    pub const ALL: [StreamKind; 3] = [StreamKind::Tunnel, StreamKind::Events, StreamKind::Download];
+
+    /// Its name in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            StreamKind::Tunnel => "tunnel",
+            StreamKind::Events => "events",
+            StreamKind::Download => "download",
+        }
+    }
 }
 
 /// How a claim ended.
@@ -29,7 +59,7 @@ pub enum End {
     /// The request was sent to another backend instead.
     Moved,
     /// The answer turned out to be a stream, which is counted apart from now on.
-    Stream,
+    Stream(StreamKind),
 }
 
 /// A sum of cells: accepted = finished + failed + moved + in flight.
@@ -43,8 +73,14 @@ pub struct Sum {
     pub failed: u64,
     /// Requests that another backend took over.
     pub moved: u64,
-    /// Event streams and tunnels open now.
+    /// Streams open now.
     pub streams: u64,
+    /// The same by kind, in the order of [`StreamKind::ALL`].
+    pub streams_by_kind: [u64; StreamKind::ALL.len()],
+    /// Streams that ended because they had been told to leave.
+    pub streams_ended: u64,
+    /// When the oldest open stream began, in milliseconds since the epoch, once that is known.
+    pub oldest: Option<u64>,
 }
 
 impl Sum {
@@ -66,17 +102,29 @@ impl Cell {
             End::Finished => bump(&self.finished),
             End::Failed => bump(&self.failed),
             End::Moved => bump(&self.moved),
-            End::Stream => {
+            End::Stream(kind) => {
                 // The stream is there before the request is gone, so that no reader sees neither.
-                bump(&self.streams_opened);
+                bump(&self.streams_opened[kind as usize]);
                 bump(&self.finished);
             }
         }
     }
 
-    /// Counts a stream out.
-    pub fn close_stream(&self) {
-        bump(&self.streams_closed);
+    /// Counts a stream out; `ended` when it had been told to leave.
+    pub fn close_stream(&self, kind: StreamKind, ended: bool) {
+        if ended {
+            bump(&self.streams_ended);
+        }
+        bump(&self.streams_closed[kind as usize]);
+        let count = |counters: &[AtomicU64]| counters.iter().map(|c| c.load(Ordering::Relaxed)).sum::<u64>();
+        if count(&self.streams_closed) == count(&self.streams_opened) {
+            self.set_oldest(0);
+        }
+    }
+
+    /// Notes when the oldest open stream began, in milliseconds since the epoch.
+    pub fn set_oldest(&self, began: u64) {
+        self.oldest.store(began, Ordering::Relaxed);
     }
 
     /// Adds this cell to `sum`.
@@ -88,8 +136,15 @@ impl Cell {
         sum.failed += self.failed.load(Ordering::Acquire);
         sum.moved += self.moved.load(Ordering::Acquire);
         sum.claimed += self.claimed.load(Ordering::Acquire);
-        let closed = self.streams_closed.load(Ordering::Acquire);
-        sum.streams += self.streams_opened.load(Ordering::Acquire).saturating_sub(closed);
+        for kind in StreamKind::ALL {
+            let closed = self.streams_closed[kind as usize].load(Ordering::Acquire);
+            let open = self.streams_opened[kind as usize].load(Ordering::Acquire).saturating_sub(closed);
+            sum.streams_by_kind[kind as usize] += open;
+            sum.streams += open;
+        }
+        sum.streams_ended += self.streams_ended.load(Ordering::Acquire);
+        let began = Some(self.oldest.load(Ordering::Relaxed)).filter(|began| *began > 0);
+        sum.oldest = [sum.oldest, began].into_iter().flatten().min();
     }
 }
 

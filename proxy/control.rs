@@ -2,8 +2,8 @@
 //!
 //! [`api`] and [`watch`] bring commands, [`switchboard`] decides, [`operate`] carries out what it decided: [`probe`]
 //! asks a color, [`state`] saves (`save` keeps the order), the table is published, workers confirm, [`drain`] waits for
-//! the old color. What nobody asked for, the rounds and what changes on disk, is in `unasked`;
-//! [`certificates`] follows theirs. [`boot`] begins where the
+//! the old color, [`streams`] closes what goes on there. What nobody asked for, the rounds and what changes on disk, is
+//! in `unasked`; [`certificates`] follows theirs. [`boot`] begins where the
 //! last run ended and [`reload`] takes a new configuration in. [`events`] and [`report`] tell what happened and what is;
 //! [`admin`] and [`metrics`] show it to machines and people, who are kept from holding too many connections by
 //! [`bounded`].
@@ -30,6 +30,7 @@ pub mod reload;
 pub mod report;
 mod save;
 pub mod state;
+pub mod streams;
 pub mod switchboard;
 mod unasked;
 pub mod watch;

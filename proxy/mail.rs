@@ -20,11 +20,46 @@ pub enum Letter {
     /// Ask a backend one question, the way a request would be sent.
     Probe(Question, oneshot::Sender<ProbeReport>),
     /// Cut every request that claimed this slot's backend before this generation, and answer with what was cut.
-    Cut(usize, u64, oneshot::Sender<Vec<CutRequest>>),
+    Cut(usize, u64, oneshot::Sender<Cut>),
+    /// End the streams that this asks for, and answer with how many that will be.
+    CloseStreams(Close, oneshot::Sender<Closing>),
+    /// Let the streams of this slot's backend go on: it is in use again.
+    KeepStreams(usize),
     /// Close the idle connections to this slot's backend: it drained, or its socket is another one now.
     Retire(usize),
     /// Stop accepting, finish what is in flight within this time, then end.
     Stop(Duration),
+}
+
+/// What a drain's deadline did.
+#[derive(Debug, Default)]
+pub struct Cut {
+    /// Requests that were cut.
+    pub requests: Vec<CutRequest>,
+    /// Answers that had begun: they go on as streams.
+    pub streams: u64,
+}
+
+/// Which streams are to be ended, and how fast.
+#[derive(Debug, Clone, Copy)]
+pub struct Close {
+    /// Those of this slot's backend,
+    pub slot: usize,
+    /// that claimed it before this generation.
+    pub before: u64,
+    /// They are ended evenly over this time.
+    pub over: Duration,
+    /// At most so many in one second, over all workers.
+    pub per_second: u32,
+}
+
+/// What came of a [`Close`].
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Closing {
+    /// Streams that will be ended.
+    pub streams: u64,
+    /// When the last of them will be told.
+    pub within: Duration,
 }
 
 /// A question to a backend.
@@ -68,13 +103,33 @@ impl Mailboxes {
         }
     }
 
-    /// Cuts every request that claimed this slot's backend before this generation; what was cut, over all workers.
-    pub async fn cut(&self, slot: usize, before: u64) -> Vec<CutRequest> {
-        let mut cut = Vec::new();
+    /// Cuts every request that claimed this slot's backend before this generation; what came of it, over all workers.
+    pub async fn cut(&self, slot: usize, before: u64) -> Cut {
+        let mut all = Cut::default();
         for answer in self.ask_all(|reply| Letter::Cut(slot, before, reply)).await {
-            cut.extend(answer.await.unwrap_or_default());
+            let Cut { requests, streams } = answer.await.unwrap_or_default();
+            all.requests.extend(requests);
+            all.streams += streams;
         }
-        cut
+        all
+    }
+
+    /// Has streams ended; how many, over all workers.
+    pub async fn close_streams(&self, close: Close) -> Closing {
+        let mut all = Closing::default();
+        for answer in self.ask_all(|reply| Letter::CloseStreams(close, reply)).await {
+            let Closing { streams, within } = answer.await.unwrap_or_default();
+            all.streams += streams;
+            all.within = all.within.max(within);
+        }
+        all
+    }
+
+    /// Lets the streams of this slot's backend go on.
+    pub async fn keep_streams(&self, slot: usize) {
+        for mailbox in self.0.iter() {
+            let _ended = mailbox.send(Letter::KeepStreams(slot)).await;
+        }
     }
 
     /// Closes the idle connections to this slot's backend.

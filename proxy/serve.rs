@@ -2,7 +2,7 @@
 //!
 //! [`listen`] binds, [`worker`] accepts, [`tls`] has the rules of handshakes, [`conn`] carries one client connection, [`forward`] one request; [`headers`]
 //! rewrites, [`pool`] reaches the backend, [`retry`] decides on a second try, [`probe`] asks whether a backend is ready,
-//! [`incoming`] reads a body, [`body`] streams it, [`pump`] writes it by HTTP/2, [`flight`] is the request's hold on all
+//! [`incoming`] reads a body, [`body`] streams it, [`pump`] writes it by HTTP/2, [`closing`] ends what streams for too long after a switch, [`flight`] is the request's hold on all
 //! of it, [`error`] names what failed, [`answer`] says so, [`meter`] counts, [`metrics`] shows it and [`access`] writes
 //! it down.
 //!
@@ -15,6 +15,7 @@ pub mod abuse;
 pub mod access;
 pub mod answer;
 pub mod body;
+pub mod closing;
 pub mod conn;
 pub mod error;
 pub mod flight;

@@ -550,19 +550,20 @@ fn help_versions_schema_and_completions_come_from_the_binaries() {
     Usage: bgctl [OPTIONS] <COMMAND>
 
     Commands:
-      status       Show who is live, who is ready and what is in flight
-      switch       Make COLOR live, then wait until the old color has drained
-      rollback     Make the color live again that was live before
-      prepare      Wait until COLOR is ready, then let testers reach it as the preview
-      wait-idle    Wait until COLOR may be stopped: neither live nor preview, no request, no stream
-      is-live      Exit with 0 if COLOR is live and with 1 if not, in silence
-      probe        Ask COLOR once whether it is ready: exit code 0 if it is, 1 if not
-      events       Print what happens, one line per event, until Ctrl-C
-      history      List past switches and their receipts, newest first
-      reload       Read the configuration file again; a faulty one changes nothing
-      check        Check a configuration file, here and without the daemon
-      completions  Print the completion script of a shell
-      help         Print this message or the help of the given subcommand(s)
+      status         Show who is live, who is ready and what is in flight
+      switch         Make COLOR live, then wait until the old color has drained
+      rollback       Make the color live again that was live before
+      prepare        Wait until COLOR is ready, then let testers reach it as the preview
+      wait-idle      Wait until COLOR may be stopped: neither live nor preview, no request, no stream
+      close-streams  End the streams that are open on COLOR, one by one
+      is-live        Exit with 0 if COLOR is live and with 1 if not, in silence
+      probe          Ask COLOR once whether it is ready: exit code 0 if it is, 1 if not
+      events         Print what happens, one line per event, until Ctrl-C
+      history        List past switches and their receipts, newest first
+      reload         Read the configuration file again; a faulty one changes nothing
+      check          Check a configuration file, here and without the daemon
+      completions    Print the completion script of a shell
+      help           Print this message or the help of the given subcommand(s)
 
     Options:
       -h, --help     Print help

@@ -226,12 +226,15 @@ fn an_answer_that_stops_flowing_is_broken_off() {
 }
 
 #[test]
-fn an_event_stream_that_falls_silent_is_ended_like_any_other_answer() {
+fn an_event_stream_that_falls_silent_is_ended_after_a_time_of_its_own() {
     // Or one whose client is gone without a word would keep its color from ever being idle.
     let said = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n".to_vec();
     let script = move |_| vec![Act::ReadRequest, Act::Say(said.clone()), Act::Stay];
-    let (door, blue) = timeout("idle").before(|at| Fake::scripted(at, script));
+    let door = timeout("idle").set("service.portal.streams.idle", "800ms");
+    let (door, blue) = door.before(|at| Fake::scripted(at, script));
+    let asked = Instant::now();
     assert!(matches!(Raw::try_get(door.addr(), "/"), Err(Failure::Closed(_) | Failure::Reset(_))));
+    assert!(asked.elapsed() >= Duration::from_millis(800), "{:?}", asked.elapsed());
     assert_eq!(door.quiet().sum("bgproxy_request_failures_total", &[("reason", "backend_stalled")]), 1.0);
     assert_ends(&blue);
 }

@@ -26,6 +26,9 @@ mod smoke;
 // Commands that move live and preview: what they promise, and when they refuse.
 mod switching;
 
+// What becomes of streams after a switch.
+mod streaming;
+
 // What a crash leaves behind, of us and of a backend, and what a start says that cannot succeed.
 mod crashing;
 

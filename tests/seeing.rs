@@ -287,7 +287,7 @@ fn every_change_leaves_one_line_that_says_who_and_how_it_ended() {
     TIME  INFO asking whether the color is ready service=portal to=green
     TIME  INFO ready service=portal color=green
     TIME  INFO switched service=portal generation=2 from=blue to=green by="uid 0 (root) pid PID"
-    TIME  INFO drain ended service=portal generation=2 from=blue outcome="drained" in_flight=0 finished=0 failed=0 cut=0 streams_left=0 seconds=TOOK
+    TIME  INFO drain ended service=portal generation=2 from=blue outcome="drained" in_flight=0 finished=0 failed=0 cut=0 streams_kept=0 streams_left=0 seconds=TOOK
     TIME  INFO audit by="uid 0 (root) pid PID" uid=0 gid=0 path="/v1/services/portal/switch" asked="{\"to\":\"green\",\"wait\":true}" outcome=200
     TIME  INFO audit by="uid 0 (root) pid PID" uid=0 gid=0 path="/v1/services/portal/switch" asked="{\"to\":\"purple\"}" outcome=422
     TIME  INFO audit by="uid 0 (root) pid PID" uid=0 gid=0 path="/v1/services/portal/rollback" asked="{\"expect_generation\":9}" outcome=412

@@ -98,7 +98,7 @@ pub enum Phase {
         from: Color,
         /// Requests left.
         left: u64,
-        /// Event streams and tunnels left.
+        /// Streams left.
         streams: u64,
         /// Seconds until what is left is cut.
         deadline_in: f64,
@@ -116,12 +116,29 @@ pub struct ColorStatus {
     pub ready: Option<ProbeReport>,
     /// Requests in flight.
     pub in_flight: u64,
-    /// Event streams and tunnels open.
+    /// Streams open: what may go on long after a switch.
     pub streams: u64,
+    /// The same by kind.
+    #[serde(default)]
+    pub streams_by_kind: StreamsByKind,
+    /// The age of the oldest of them in seconds, once that is known.
+    #[serde(default)]
+    pub oldest_stream: Option<f64>,
     /// Requests finished since the daemon started.
     pub finished: u64,
     /// Requests failed since the daemon started.
     pub failed: u64,
+}
+
+/// Streams by what they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StreamsByKind {
+    /// Tunnels: what was upgraded, such as websockets.
+    pub tunnels: u64,
+    /// Event streams.
+    pub events: u64,
+    /// Answers that outlived a drain's deadline.
+    pub downloads: u64,
 }
 
 /// What a color is.
@@ -266,7 +283,10 @@ pub struct Receipt {
     pub cut_total: u64,
     /// Which: the oldest 100 of them.
     pub cut: Vec<CutRequest>,
-    /// Event streams and tunnels still open on the old color.
+    /// Answers that had begun at the deadline: they go on, as streams.
+    #[serde(default)]
+    pub streams_kept: u64,
+    /// Streams still open on the old color.
     pub streams_left: u64,
     /// Seconds from the fence to the end of the drain.
     pub seconds: f64,
@@ -304,8 +324,32 @@ pub struct IdleReply {
     pub role: Role,
     /// Requests in flight.
     pub in_flight: u64,
-    /// Event streams and tunnels open.
+    /// Streams open.
     pub streams: u64,
+}
+
+/// `POST /v1/services/{s}/close-streams`: ends the streams of a color that are open now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CloseStreamsRequest {
+    /// The color.
+    pub color: Color,
+    /// Evenly over so many seconds; left out, the service's `streams.spread`.
+    #[serde(default)]
+    pub over: Option<f64>,
+}
+
+/// The reply: from now on they are told to leave, one by one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CloseStreamsReply {
+    /// The service.
+    pub service: ServiceName,
+    /// The color.
+    pub color: Color,
+    /// How many streams will end.
+    pub closing: u64,
+    /// Seconds until the last of them is told; more than asked for where `streams.per_second` allows no less.
+    pub seconds: f64,
 }
 
 /// `GET /v1/history`: what happened, newest first.
@@ -417,6 +461,17 @@ pub enum What {
     },
     /// A drain ended.
     Drained(Receipt),
+    /// Streams of a color are being ended, one by one.
+    ClosingStreams {
+        /// The color.
+        color: Color,
+        /// How many.
+        streams: u64,
+        /// Seconds until the last of them is told.
+        seconds: f64,
+        /// Who asked; `streams.keep` when their time was over.
+        by: String,
+    },
     /// A color's readiness changed.
     Readiness {
         /// The color.

@@ -22,8 +22,10 @@ fn probe(ready: bool) -> Value {
 
 fn color(name: &str, role: &str, ready: Value, numbers: [u64; 4]) -> Value {
     let [in_flight, streams, finished, failed] = numbers;
+    let (kinds, oldest) = (json!({ "tunnels": 0, "events": streams, "downloads": 0 }), (streams > 0).then_some(754.2));
     json!({ "address": format!("/var/run/nginx/{name}/nginx.sock"), "role": role, "ready": ready,
-        "in_flight": in_flight, "streams": streams, "finished": finished, "failed": failed })
+        "in_flight": in_flight, "streams": streams, "streams_by_kind": kinds, "oldest_stream": oldest,
+        "finished": finished, "failed": failed })
 }
 
 fn a_service() -> Value {
@@ -98,6 +100,7 @@ fn status_of_a_steady_service() {
       COLOR  ROLE  READY      IN FLIGHT  STREAMS  FINISHED  FAILED  ADDRESS
       blue   live  ready             12        2     81234       3  /var/run/nginx/blue/nginx.sock
       green  idle  not asked          0        0         0       0  /var/run/nginx/green/nginx.sock
+      blue has 2 event streams open, the oldest for 12 min 34 s
     ");
 }
 
@@ -113,11 +116,13 @@ fn status_of_two_services_and_the_built_in_configuration() {
       COLOR  ROLE  READY      IN FLIGHT  STREAMS  FINISHED  FAILED  ADDRESS
       blue   live  ready             12        2     81234       3  /var/run/nginx/blue/nginx.sock
       green  idle  not asked          0        0         0       0  /var/run/nginx/green/nginx.sock
+      blue has 2 event streams open, the oldest for 12 min 34 s
 
     portal: blue is live, generation 7, rollback leads to green
       COLOR  ROLE  READY      IN FLIGHT  STREAMS  FINISHED  FAILED  ADDRESS
       blue   live  ready             12        2     81234       3  /var/run/nginx/blue/nginx.sock
       green  idle  not asked          0        0         0       0  /var/run/nginx/green/nginx.sock
+      blue has 2 event streams open, the oldest for 12 min 34 s
     ");
 }
 
@@ -155,6 +160,7 @@ fn status_while_probing() {
       blue   live  ready             12        2     81234       3  /var/run/nginx/blue/nginx.sock
       green  idle  not asked          0        0         0       0  /var/run/nginx/green/nginx.sock
       asking green whether it is ready: 1 of 3 answers
+      blue has 2 event streams open, the oldest for 12 min 34 s
     ");
 }
 
@@ -173,6 +179,7 @@ fn status_while_draining() {
       blue   draining  ready          1        2     81245       3  /var/run/nginx/blue/nginx.sock
       green  live      ready          7        0       950       0  /var/run/nginx/green/nginx.sock
       draining blue: 1 request left, 2 streams, cut in 21.4 s
+      blue has 2 event streams open, the oldest for 12 min 34 s
     ");
 }
 
@@ -196,6 +203,7 @@ fn status_with_a_preview_an_unready_color_and_faults() {
       COLOR  ROLE     READY    IN FLIGHT  STREAMS  FINISHED  FAILED  ADDRESS
       blue   live     ready           12        2     81234       3  /var/run/nginx/blue/nginx.sock
       green  preview  unready          0        0         0       0  /var/run/nginx/green/nginx.sock
+      blue has 2 event streams open, the oldest for 12 min 34 s
       green is unready (socket_missing): no socket at /var/run/nginx/green/nginx.sock (ENOENT), asked 2026-08-03T12:00:09Z
       live file /var/lib/bgproxy/live/portal: holds `purple`, which is no color
 
@@ -223,6 +231,20 @@ fn status_tells_what_waits_for_a_restart() {
 }
 
 #[test]
+fn status_tells_streams_of_one_kind_from_those_of_another() {
+    let mut value = a_service();
+    let blue = &mut value["colors"]["blue"];
+    blue["streams"] = 5.into();
+    blue["streams_by_kind"] = json!({ "tunnels": 3, "events": 1, "downloads": 1 });
+    blue["oldest_stream"] = Value::Null;
+    let line = |value: &Value| render_service(value.clone()).lines().nth(4).map(str::to_owned);
+    assert_eq!(line(&value).as_deref(), Some("  blue has 3 tunnels, 1 event stream, 1 download open"));
+    // An older daemon does not tell.
+    value["colors"]["blue"].as_object_mut().expect("an object").remove("streams_by_kind");
+    assert_eq!(line(&value).as_deref(), Some("  blue has 5 streams open"));
+}
+
+#[test]
 fn painting_adds_nothing_but_paint() {
     let mut value = a_service();
     value["colors"]["green"]["ready"] = probe(false);
@@ -233,6 +255,7 @@ fn painting_adds_nothing_but_paint() {
       COLOR  ROLE  READY    IN FLIGHT  STREAMS  FINISHED  FAILED  ADDRESS
       ^[1m^[34mblue ^[0m^[0m  ^[1mlive^[0m  ready           12        2     81234       3  /var/run/nginx/blue/nginx.sock
       ^[32mgreen^[0m  idle  ^[31munready^[0m          0        0         0       0  /var/run/nginx/green/nginx.sock
+      blue has 2 event streams open, the oldest for 12 min 34 s
       green is ^[31munready^[0m (socket_missing): no socket at /var/run/nginx/green/nginx.sock (ENOENT), asked 2026-08-03T12:00:09Z
     ");
     let codes = ["\x1b[0m", "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[34m"];
@@ -288,6 +311,22 @@ fn previewed_now_before_and_back() {
 }
 
 #[test]
+fn closing_streams_says_how_many_and_how_long() {
+    let reply = |closing: u64, seconds: f64| {
+        closing_of(json!({ "service": "portal", "color": "blue", "closing": closing, "seconds": seconds }))
+    };
+    assert_snapshot!(reply(40, 60.0), @"closing 40 streams of blue within 1 min 00 s");
+    assert_snapshot!(reply(0, 0.0), @"blue has no stream open");
+    let by = "uid 1000 (deploy) pid 4711";
+    let event = json!({ "kind": "closing_streams", "color": "blue", "streams": 1, "seconds": 0.5, "by": by });
+    assert_snapshot!(render_event(event), @"2026-08-03T12:00:00Z  portal: closing 1 stream of blue within 500 ms, by uid 1000 (deploy) pid 4711");
+}
+
+fn closing_of(reply: Value) -> String {
+    closing(&read(reply))
+}
+
+#[test]
 fn receipt_of_a_drained_color() {
     assert_snapshot!(render_receipt(a_receipt()), @"blue is drained after 1.2 s; all 12 requests in flight finished; 81246 requests served in its term");
     let mut idle = a_receipt();
@@ -303,12 +342,28 @@ fn receipt_of_a_drained_color() {
 }
 
 #[test]
+fn receipt_of_answers_that_go_on() {
+    let mut value = a_receipt();
+    value["finished"] = 9.into();
+    value["streams_kept"] = 3.into();
+    value["streams_left"] = 3.into();
+    assert_snapshot!(render_receipt(value.clone()), @"
+    blue is drained after 1.2 s; of 12 requests in flight, 9 finished, 3 go on as streams; 81246 requests served in its term
+    3 streams still open on blue, so it is not idle yet
+    ");
+    value["finished"] = 11.into();
+    value["streams_kept"] = 1.into();
+    value["streams_left"] = 0.into();
+    assert_snapshot!(render_receipt(value), @"blue is drained after 1.2 s; of 12 requests in flight, 11 finished, 1 goes on as a stream; 81246 requests served in its term");
+}
+
+#[test]
 fn receipt_with_cut_requests() {
     assert_snapshot!(render_receipt(a_cut_receipt()), @r"
     blue was cut after 30.0 s; of 12 requests in flight, 9 finished, 1 failed, 2 were cut; 81246 requests served in its term
       cut POST /upload?name=\u{1b}[2J, 41.2 s old
       cut GET /report, 1 h 02 min old
-    1 stream (tunnels or event streams) still open on blue, so it is not idle yet
+    1 stream still open on blue, so it is not idle yet
     ");
 }
 

@@ -265,7 +265,7 @@ fn a_request_that_becomes_a_stream_is_one_of_both_at_every_moment() {
         cell.claim();
         let worker = thread::spawn({
             let cell = cell.clone();
-            move || cell.release(real::cell::End::Stream)
+            move || cell.release(real::cell::End::Stream(real::cell::StreamKind::Events))
         });
         let mut sum = real::cell::Sum::default();
         cell.add_to(&mut sum);

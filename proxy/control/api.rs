@@ -4,7 +4,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, TryFromFloatSecsError};
 
 use arc_swap::ArcSwap;
 use axum::body::Bytes;
@@ -19,7 +19,8 @@ use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use bgproxy_conf::wire::{
-    Action, Event, IdleReply, PreviewRequest, ProbeRequest, Problem, RollbackRequest, SwitchReply, SwitchRequest,
+    Action, CloseStreamsRequest, Event, IdleReply, PreviewRequest, ProbeRequest, Problem, RollbackRequest, SwitchReply,
+    SwitchRequest,
 };
 use bgproxy_conf::{Color, Control, ServiceName};
 use futures_util::{Stream, StreamExt, stream};
@@ -35,6 +36,7 @@ use super::caller::{Caller, Wants};
 use super::events::Events;
 use super::openapi;
 use super::operate::{Ask, Desk, Gone};
+use super::streams::CloseStreams;
 use super::switchboard::{Command, Refusal};
 use crate::clock;
 use crate::family::Page;
@@ -87,6 +89,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/services/{service}/rollback", post(rollback))
         .route("/v1/services/{service}/preview", post(preview))
         .route("/v1/services/{service}/probe", post(probe))
+        .route("/v1/services/{service}/close-streams", post(close_streams))
         .route("/v1/services/{service}/drain/{color}", get(drain))
         .route("/v1/reload", post(reload))
         .route("/v1/openapi.json", get(async || Json(openapi::document())))
@@ -341,6 +344,20 @@ async fn probe(State(api): State<Api>, Path(service): Path<String>, body: Bytes)
     Ok(Json(report).into_response())
 }
 
+async fn close_streams(
+    State(api): State<Api>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Path(service): Path<String>,
+    body: Bytes,
+) -> Result<Response, Fault> {
+    let service = service_name(&service)?;
+    let CloseStreamsRequest { color, over } = json(&body)?;
+    let over = over.map(Duration::try_from_secs_f64).transpose().map_err(Fault::Over)?;
+    let close = CloseStreams { service, color, over, by: caller.to_string() };
+    let reply = api.desk.ask(|reply| Ask::CloseStreams(close, reply)).await??;
+    Ok(Json(reply).into_response())
+}
+
 async fn reload(State(api): State<Api>) -> Result<Response, Fault> {
     Ok(Json(api.desk.ask(Ask::Reload).await?).into_response())
 }
@@ -355,6 +372,7 @@ enum Fault {
     NoService { title: String },
     NoColor { title: String, why: String },
     Body(serde_json::Error),
+    Over(TryFromFloatSecsError),
     Query(QueryRejection),
 }
 
@@ -386,6 +404,10 @@ impl IntoResponse for Fault {
             }
             Fault::Body(error) => {
                 problem(StatusCode::BAD_REQUEST, "bad_request", "the request's JSON is wrong", Some(error.to_string()))
+            }
+            Fault::Over(error) => {
+                let detail = Some(format!("`over`: {error}"));
+                problem(StatusCode::BAD_REQUEST, "bad_request", "the request's JSON is wrong", detail)
             }
             Fault::Query(rejection) => {
                 let detail = Some(rejection.body_text());

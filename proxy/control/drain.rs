@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bgproxy_conf::Color;
-use bgproxy_conf::wire::{CutRequest, DrainOutcome, Receipt};
+use bgproxy_conf::wire::{DrainOutcome, Receipt};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::mail::Mailboxes;
+use crate::mail::{Cut, Mailboxes};
 use crate::table::Backend;
 
 /// How often the cells are summed: a few loads, and a drain is this exact.
@@ -52,15 +52,15 @@ impl Drain {
     pub async fn run(self, mail: &Mailboxes) -> Receipt {
         let began = Instant::now();
         let before = self.from.sum();
-        let mut cut = Vec::new();
+        let mut at_deadline = Cut::default();
         let outcome = match timeout_at(began + self.deadline, self.empty_or_resumed()).await {
             Ok(outcome) => outcome,
             Err(_elapsed) => {
-                cut = mail.cut(self.from.slot, self.generation).await;
+                at_deadline = mail.cut(self.from.slot, self.generation).await;
                 // What is not gone by now is reported as what it is: still in flight.
                 let late = timeout_at(Instant::now() + CUT_TAKES, self.empty_or_resumed()).await;
-                // The deadline may find that the last request has just finished.
-                if cut.is_empty() && late == Ok(DrainOutcome::Drained) {
+                // The deadline may find that the last request has just finished, or answers that go on as streams only.
+                if at_deadline.requests.is_empty() && late == Ok(DrainOutcome::Drained) {
                     DrainOutcome::Drained
                 } else {
                     DrainOutcome::Cut
@@ -70,15 +70,18 @@ impl Drain {
         if outcome != DrainOutcome::Resumed {
             mail.retire(self.from.slot).await;
         }
+        let Cut { requests: mut cut, streams: streams_kept } = at_deadline;
         let cut_total = cut.len() as u64;
-        cut.sort_by(|a: &CutRequest, b| b.age.total_cmp(&a.age));
+        cut.sort_by(|a, b| b.age.total_cmp(&a.age));
         cut.truncate(NAMED);
         let after = self.from.sum();
         let in_flight = before.in_flight();
-        let (finished, moved) = (after.finished - before.finished, after.moved - before.moved);
+        // A request that becomes a stream is counted as finished; one that became it at the deadline is told apart.
+        let finished = (after.finished - before.finished).saturating_sub(streams_kept);
+        let moved = after.moved - before.moved;
         let failed = match outcome {
             // A cut request fails sooner or later, but it is told as cut.
-            DrainOutcome::Cut => in_flight.saturating_sub(finished + moved + cut_total),
+            DrainOutcome::Cut => in_flight.saturating_sub(finished + moved + cut_total + streams_kept),
             DrainOutcome::Drained | DrainOutcome::Resumed => after.failed - before.failed,
         };
         Receipt {
@@ -86,13 +89,14 @@ impl Drain {
             from: self.from.color.clone(),
             to: self.to,
             outcome,
-            served: after.finished.saturating_sub(self.served_before),
+            served: after.finished.saturating_sub(self.served_before + streams_kept),
             in_flight,
             finished,
             moved,
             failed,
             cut_total,
             cut,
+            streams_kept,
             streams_left: after.streams,
             seconds: began.elapsed().as_secs_f64(),
         }
@@ -118,11 +122,12 @@ mod tests {
     use std::sync::Mutex;
 
     use bgproxy_conf::Address;
+    use bgproxy_conf::wire::CutRequest;
     use tokio::sync::mpsc;
     use tokio::time::sleep;
 
     use super::*;
-    use crate::cell::{Cell, End, Sum};
+    use crate::cell::{Cell, End, StreamKind, Sum};
     use crate::mail::Letter;
     use crate::table::tests::color;
 
@@ -139,6 +144,11 @@ mod tests {
     impl House {
         /// Workers that do as they are told; a cut takes this long to show in the cells.
         fn new(cut_takes: Duration) -> House {
+            House::with_answers(cut_takes, 0)
+        }
+
+        /// The same; of what is in flight on each at the deadline, so many have an answer.
+        fn with_answers(cut_takes: Duration, answers: u64) -> House {
             let (mail, mailboxes) = Mailboxes::new(2);
             let blue = Arc::new(Backend {
                 slot: SLOT,
@@ -152,7 +162,7 @@ mod tests {
             });
             let letters = Arc::new(Mutex::new(Vec::new()));
             for (worker, mailbox) in mailboxes.into_iter().enumerate() {
-                tokio::spawn(work(worker, mailbox, blue.clone(), letters.clone(), cut_takes));
+                tokio::spawn(work(worker, mailbox, blue.clone(), letters.clone(), cut_takes, answers));
             }
             House { mail, blue, letters }
         }
@@ -191,6 +201,7 @@ mod tests {
         blue: Arc<Backend>,
         letters: Arc<Mutex<Vec<&'static str>>>,
         cut_takes: Duration,
+        answers: u64,
     ) {
         while let Some(letter) = mailbox.recv().await {
             match letter {
@@ -201,11 +212,15 @@ mod tests {
                     blue.cells[worker].add_to(&mut own);
                     let age = |n: u64| n as f64 + worker as f64 / 10.0;
                     let cut = |n| CutRequest { method: "GET".to_owned(), path: format!("/{worker}"), age: age(n) };
-                    reply.send((0..own.in_flight()).map(cut).collect()).expect("somebody waits");
+                    let streams = answers.min(own.in_flight());
+                    (0..streams).for_each(|_| blue.cells[worker].release(End::Stream(StreamKind::Download)));
+                    let left = own.in_flight() - streams;
+                    let requests = (0..left).map(cut).collect();
+                    reply.send(Cut { requests, streams }).expect("somebody waits");
                     let blue = blue.clone();
                     tokio::spawn(async move {
                         sleep(cut_takes).await;
-                        (0..own.in_flight()).for_each(|_| blue.cells[worker].release(End::Failed));
+                        (0..left).for_each(|_| blue.cells[worker].release(End::Failed));
                     });
                 }
                 Letter::Retire(slot) => {
@@ -219,8 +234,8 @@ mod tests {
 
     /// In flight, finished, moved, failed, cut; after proving that they add up.
     fn numbers(receipt: &Receipt) -> (u64, u64, u64, u64, u64) {
-        let Receipt { in_flight, finished, moved, failed, cut_total, .. } = *receipt;
-        assert_eq!(in_flight, finished + moved + failed + cut_total, "{receipt:?}");
+        let Receipt { in_flight, finished, moved, failed, cut_total, streams_kept, .. } = *receipt;
+        assert_eq!(in_flight, finished + moved + failed + cut_total + streams_kept, "{receipt:?}");
         (in_flight, finished, moved, failed, cut_total)
     }
 
@@ -310,11 +325,34 @@ mod tests {
     async fn streams_are_counted_and_do_not_hold_a_drain() {
         let house = House::new(Duration::ZERO);
         house.claim(0, 2);
-        house.blue.cells[0].release(End::Stream);
-        house.release_after(seconds(1), 0, End::Stream);
+        house.blue.cells[0].release(End::Stream(StreamKind::Events));
+        house.release_after(seconds(1), 0, End::Stream(StreamKind::Tunnel));
         let receipt = house.drain().run(&house.mail).await;
         assert_eq!((receipt.outcome, numbers(&receipt)), (DrainOutcome::Drained, (1, 1, 0, 0, 0)));
         assert_eq!(receipt.streams_left, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_that_have_begun_go_on_as_streams_at_the_deadline() {
+        let house = House::with_answers(Duration::ZERO, 2);
+        house.claim(0, 3);
+        house.claim(1, 1);
+        house.release_after(seconds(1), 0, End::Failed);
+        house.claim(1, 1);
+        house.release_after(seconds(1), 1, End::Finished);
+        let receipt = house.drain().run(&house.mail).await;
+        assert_eq!((receipt.outcome, numbers(&receipt)), (DrainOutcome::Drained, (5, 1, 0, 1, 0)));
+        assert_eq!((receipt.streams_kept, receipt.streams_left, receipt.served), (3, 3, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn beside_answers_that_go_on_requests_without_one_are_cut() {
+        let house = House::with_answers(Duration::ZERO, 1);
+        house.claim(0, 3);
+        house.release_after(seconds(1), 0, End::Failed);
+        let receipt = house.drain().run(&house.mail).await;
+        assert_eq!((receipt.outcome, numbers(&receipt)), (DrainOutcome::Cut, (3, 0, 0, 1, 1)));
+        assert_eq!((receipt.streams_kept, receipt.streams_left), (1, 1));
     }
 
     #[tokio::test(start_paused = true)]

@@ -63,7 +63,11 @@ impl Tally {
             }
             What::LiveFile { .. } => service.live_file_faults += 1,
             What::Socket { .. } => service.sockets += 1,
-            What::Probing { .. } | What::Readiness { .. } | What::Certificate { .. } | What::Reloaded { .. } => {}
+            What::Probing { .. }
+            | What::ClosingStreams { .. }
+            | What::Readiness { .. }
+            | What::Certificate { .. }
+            | What::Reloaded { .. } => {}
         }
     }
 

@@ -32,6 +32,9 @@ pub fn document() -> Value {
         "/v1/services/{service}/probe": {
             "post": schemas.post::<wire::ProbeRequest, wire::ProbeReport>("ask a color whether it is ready", &[&service]),
         },
+        "/v1/services/{service}/close-streams": {
+            "post": schemas.post::<wire::CloseStreamsRequest, wire::CloseStreamsReply>("end a color's streams", &[&service]),
+        },
         "/v1/services/{service}/drain/{color}": {
             "get": schemas.get::<wire::IdleReply>("wait until a color is idle", &[&service, &color, &patience]),
         },

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bgproxy_conf::wire::{History, IdleReply, ProbeReport, Receipt, Reload, Status, What};
+use bgproxy_conf::wire::{CloseStreamsReply, History, IdleReply, ProbeReport, Receipt, Reload, Status, What};
 use bgproxy_conf::{Color, Config, Control, ServiceName};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -28,10 +28,11 @@ use super::registry::Registry;
 use super::report::About;
 use super::save::{Saving, save_in_order};
 use super::state::{Record, Store};
+use super::streams::{CloseStreams, Old};
 use super::switchboard::{Board, Command, CommandId, Done, Effect, Entry, Event, Refusal};
 use super::watch::{Change, Key, Seen, Watcher};
 use crate::mail::Mailboxes;
-use crate::table::{Service, Table};
+use crate::table::{Backend, Service, Table};
 
 /// Asks that may wait for the loop; then the askers wait.
 const QUEUE: usize = 256;
@@ -50,6 +51,8 @@ pub enum Ask {
     Probe(ServiceName, Color, oneshot::Sender<Result<ProbeReport, Refusal>>),
     /// Whether a color is idle.
     Idle(ServiceName, Color, oneshot::Sender<Result<IdleReply, Refusal>>),
+    /// End a color's streams.
+    CloseStreams(CloseStreams, oneshot::Sender<Result<CloseStreamsReply, Refusal>>),
     /// Everything at one glance.
     Status(oneshot::Sender<Status>),
     /// What happened.
@@ -71,6 +74,7 @@ pub struct Asker {
 enum News {
     Event(Event),
     Probed(ServiceName, Color, ProbeReport),
+    Happened(ServiceName, What),
 }
 
 /// Where the switchboard is asked: cheap to clone, usable from any thread.
@@ -164,6 +168,8 @@ pub struct Switchboard {
     pub(super) passed: HashMap<ServiceName, Rc<Cell<u32>>>,
     /// Deadline and end of each drain.
     pub(super) drains: HashMap<(ServiceName, Color), (Instant, CancellationToken)>,
+    /// The task that closes each old color's streams, while it has something to do.
+    pub(super) closings: HashMap<(ServiceName, Color), JoinHandle<()>>,
     /// Requests each color had finished when it became live.
     pub(super) served_before: HashMap<(ServiceName, Color), u64>,
     pub(super) reports: HashMap<(ServiceName, Color), ProbeReport>,
@@ -211,6 +217,7 @@ impl Switchboard {
             receipts: Vec::new(),
             passed: HashMap::new(),
             drains: HashMap::new(),
+            closings: HashMap::new(),
             served_before: HashMap::new(),
             reports: HashMap::new(),
             asked: HashMap::new(),
@@ -237,6 +244,7 @@ impl Switchboard {
                 Some(news) = self.news.recv() => match news {
                     News::Event(event) => self.step(event),
                     News::Probed(service, color, report) => self.note(service, color, report),
+                    News::Happened(service, what) => self.tell(service, what),
                 },
                 Some(change) = self.changes.recv() => self.changed(change).await,
                 () = sleep_until(self.pairs.due().unwrap_or_else(Instant::now)), if self.pairs.due().is_some() => {
@@ -262,6 +270,7 @@ impl Switchboard {
             Ask::Receipt(service, generation, reply) => self.receipt(service, generation, reply),
             Ask::Probe(service, color, reply) => self.probe_for(&service, &color, reply),
             Ask::Idle(service, color, reply) => drop(reply.send(self.idle(&service, &color))),
+            Ask::CloseStreams(close, reply) => self.close_streams(close, reply),
             Ask::Status(reply) => drop(reply.send(self.status())),
             Ask::History(reply) => drop(reply.send(self.history())),
             Ask::Reload(reply) => {
@@ -379,6 +388,7 @@ impl Switchboard {
     /// Makes the table of what is in force and lets the workers see it.
     pub fn publish(&mut self) {
         let mut services = Vec::with_capacity(self.board.services.len());
+        let mut used_again = Vec::new();
         for (name, entry) in &self.board.services {
             let Some(config) = self.config.service.get(name) else { continue };
             let backends: Vec<_> =
@@ -389,8 +399,13 @@ impl Switchboard {
                 tracing::error!(service = %name, "no backend for the live color, the service is left out");
                 continue;
             };
-            if self.table.load().service(name).is_none_or(|before| before.live.color != live.color) {
+            let before = self.table.load().service(name).cloned();
+            if before.as_ref().is_none_or(|before| before.live.color != live.color) {
                 self.served_before.insert((name.clone(), live.color.clone()), live.sum().finished);
+            }
+            if let Some(before) = before {
+                let was_idle = |used: &&Arc<Backend>| ![before.live.slot, before.preview.slot].contains(&used.slot);
+                used_again.extend([&live, &preview].into_iter().filter(was_idle).cloned());
             }
             services.push(Arc::new(Service {
                 name: name.clone(),
@@ -404,6 +419,7 @@ impl Switchboard {
         }
         let table = Table::new(services, self.config.limits.clone(), self.config.trusted.clone());
         self.table.store(Arc::new(table));
+        used_again.iter().for_each(|backend| self.keep_streams(backend));
     }
 
     /// Waits until every worker has seen the table.
@@ -418,10 +434,15 @@ impl Switchboard {
         let key = (service.clone(), from.clone());
         self.drains.insert(key.clone(), (Instant::now() + deadline, resumed.clone()));
         let served_before = self.served_before.get(&key).copied().unwrap_or(0);
+        let policy = self.config.service.get(&service).map(|config| config.streams.clone()).unwrap_or_default();
+        let old = Old { from: backend.clone(), generation, policy };
         let drain = Drain { from: backend, to, generation, served_before, deadline, resumed };
+        let (end, drained) = oneshot::channel();
+        self.close_old_streams(key, old, drained);
         let (mail, telling) = (self.mail.clone(), self.telling.clone());
         tokio::task::spawn_local(async move {
             let receipt = drain.run(&mail).await;
+            let _unheard = end.send(());
             let _ended = telling.send(News::Event(Event::Drained(service, receipt)));
         });
     }
@@ -453,6 +474,14 @@ impl Switchboard {
         }
     }
 
+    /// Tells from a task beside the loop.
+    pub(super) fn teller(&self) -> impl Fn(ServiceName, What) + use<> {
+        let telling = self.telling.clone();
+        move |service, what| {
+            let _ended = telling.send(News::Happened(service, what));
+        }
+    }
+
     pub(super) fn tell(&mut self, service: ServiceName, what: What) {
         match &what {
             What::Probing { to } => tracing::info!(%service, %to, "asking whether the color is ready"),
@@ -464,6 +493,9 @@ impl Switchboard {
                 tracing::info!(%service, generation, %color, by, "preview changed");
             }
             What::Drained(receipt) => self.drained(&service, receipt),
+            What::ClosingStreams { color, streams, seconds, by } => {
+                tracing::info!(%service, %color, streams, seconds, by, "closing streams");
+            }
             What::Readiness { color, probe } if probe.ready => tracing::info!(%service, %color, "ready"),
             What::Readiness { color, probe } => {
                 let live = self.board.services.get(&service).is_some_and(|entry| entry.record.live == *color);
@@ -495,13 +527,15 @@ impl Switchboard {
             seconds,
             cut,
             cut_total,
+            streams_kept,
             ..
         } = receipt;
         let outcome = drain::label(*outcome);
         // To the millisecond, which is as exact as anybody cares to read.
         let seconds = (seconds * 1e3).round() / 1e3;
         tracing::info!(
-            %service, generation, %from, outcome, in_flight, finished, failed, cut = cut_total, streams_left, seconds,
+            %service, generation, %from, outcome, in_flight, finished, failed, cut = cut_total, streams_kept, streams_left,
+            seconds,
             "drain ended"
         );
         for request in cut {

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bgproxy_conf::wire::{
-    ColorStatus, History, HistoryEntry, IdleReply, LiveFileStatus, Phase, Role, ServiceStatus, Status,
+    ColorStatus, History, HistoryEntry, IdleReply, LiveFileStatus, Phase, Role, ServiceStatus, Status, StreamsByKind,
 };
 use bgproxy_conf::{Color, Service, ServiceName};
 use tokio::time::Instant;
 
 use super::operate::Switchboard;
 use super::switchboard::{Entry, Refusal, Stage};
+use crate::cell::StreamKind;
 
 /// What does not change while the daemon runs.
 #[derive(Clone)]
@@ -67,6 +69,12 @@ impl Switchboard {
                 ready: self.reports.get(&(name.clone(), color.clone())).cloned(),
                 in_flight: sum.in_flight(),
                 streams: sum.streams,
+                streams_by_kind: StreamsByKind {
+                    tunnels: sum.streams_by_kind[StreamKind::Tunnel as usize],
+                    events: sum.streams_by_kind[StreamKind::Events as usize],
+                    downloads: sum.streams_by_kind[StreamKind::Download as usize],
+                },
+                oldest_stream: sum.oldest.map(age),
                 finished: sum.finished,
                 failed: sum.failed,
             };
@@ -140,6 +148,12 @@ impl Switchboard {
             streams: sum.streams,
         })
     }
+}
+
+/// Seconds since a time in milliseconds since the epoch.
+fn age(began: u64) -> f64 {
+    let began = SystemTime::UNIX_EPOCH + Duration::from_millis(began);
+    began.elapsed().unwrap_or_default().as_secs_f64()
 }
 
 fn role(entry: &Entry, color: &Color) -> Role {

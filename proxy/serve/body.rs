@@ -11,11 +11,13 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
+use super::closing::Ending;
 use super::error::{Failure, Reason};
 use super::flight::{Flight, Guard};
 use super::incoming::Incoming;
 use super::pool::Link;
 use super::retry;
+use crate::cell::StreamKind;
 
 /// How much of a request body is kept for a second try.
 const KEPT: usize = 64 * 1024;
@@ -203,6 +205,8 @@ impl Gate {
 #[derive(Debug)]
 pub struct Body {
     inner: Inner,
+    /// Where an event stream stands, which may end between two events.
+    events: Option<Ending>,
     /// None once the request's end was told.
     guard: Option<Guard>,
 }
@@ -215,15 +219,41 @@ enum Inner {
     Backend { incoming: Incoming, link: Option<Link>, upload: Option<Rc<Source>> },
 }
 
+/// What a body says when it is asked for its next frame.
+type Next = Option<Result<Frame<Bytes>, Failure>>;
+
 impl Body {
     /// Our own answer.
     pub fn own(text: Bytes, guard: Guard) -> Body {
-        Body { inner: Inner::Own(Some(text).filter(|text| !text.is_empty())), guard: Some(guard) }
+        Body { inner: Inner::Own(Some(text).filter(|text| !text.is_empty())), events: None, guard: Some(guard) }
     }
 
     /// A backend's answer, streaming.
     pub fn streaming(incoming: Incoming, link: Link, upload: Option<Rc<Source>>, guard: Guard) -> Body {
-        Body { inner: Inner::Backend { incoming, link: Some(link), upload }, guard: Some(guard) }
+        // One with a length could not end early without being broken.
+        let events = (guard.stream() == Some(StreamKind::Events)) && incoming.size_hint().exact().is_none();
+        let inner = Inner::Backend { incoming, link: Some(link), upload };
+        Body { inner, events: events.then(Ending::default), guard: Some(guard) }
+    }
+
+    /// Ends a stream that was told to leave; none while that would be in the middle of an event.
+    fn leave(&mut self) -> Option<Next> {
+        if let Some(events) = &self.events
+            && !events.is_between_events()
+            && !self.guard.as_ref()?.is_pressed()
+        {
+            return None;
+        }
+        let guard = self.guard.take()?;
+        // The backend's connection goes with it: the rest of the answer is still on the way.
+        self.inner = Inner::Own(None);
+        if self.events.is_some() {
+            guard.flush();
+            return Some(None);
+        }
+        // The message must break: a clean end would pass a part off as the whole.
+        guard.fail(Reason::StreamEnded);
+        Some(Some(Err(Reason::StreamEnded.into())))
     }
 
     /// The last frame is out: give the connection back, and let the request end with the flush.
@@ -244,14 +274,20 @@ impl HttpBody for Body {
     type Data = Bytes;
     type Error = Failure;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Next> {
         let this = &mut *self;
+        if this.guard.as_ref().is_some_and(|guard| guard.leaving())
+            && let Some(end) = this.leave()
+        {
+            return Poll::Ready(end);
+        }
         let Some(guard) = &this.guard else { return Poll::Ready(None) };
         let frame = match &mut this.inner {
             Inner::Own(text) => text.take().map(|text| Ok(Frame::data(text))),
             Inner::Backend { incoming, .. } => match Pin::new(incoming).poll_frame(cx) {
                 Poll::Pending => {
                     guard.awaits_backend(true);
+                    guard.leave.remember(cx);
                     return Poll::Pending;
                 }
                 Poll::Ready(frame) => frame,
@@ -261,6 +297,9 @@ impl HttpBody for Body {
             Some(Ok(frame)) => {
                 guard.awaits_backend(false);
                 guard.sent(frame.data_ref().map_or(0, Bytes::len) as u64);
+                if let (Some(events), Some(data)) = (&mut this.events, frame.data_ref()) {
+                    events.passed(data);
+                }
                 if frame.is_trailers() {
                     // The last frame there is; hyper does not ask for another.
                     this.settle();

@@ -69,6 +69,7 @@ reasons! {
     ResponseTimeout = "response_timeout", 504, "http_response_timeout", "the backend took too long to answer";
     // Ours.
     DrainCut = "drain_cut", 503, "connection_terminated", "the request outlived the drain's deadline";
+    StreamEnded = "stream_ended", 503, "connection_terminated", "the stream's time was over after a switch";
     ShutdownCut = "shutdown_cut", 503, "connection_terminated", "the request outlived the shutdown's deadline";
     Internal = "internal", 500, "proxy_internal_error", "bgproxy failed; please report it";
 }

@@ -9,19 +9,20 @@ use std::net::IpAddr;
 use std::ops::Deref;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Instant, SystemTime};
 
 use bgproxy_conf::wire::CutRequest;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, request};
 
 use super::access::Line;
+use super::closing::Leave;
 use super::conn::Conn;
 use super::error::{Failure, Reason};
 use super::headers;
 use super::pool::{Claim, Lane, Link, Stream};
 use super::worker::{Terms, Worker};
-use crate::cell::End;
+use crate::cell::{End, StreamKind};
 
 /// One request in flight.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ pub struct Flight {
     hsts: RefCell<Option<HeaderValue>>,
     /// Who the client is; the sender until more is known.
     client: Cell<IpAddr>,
+    /// When it is to leave, should it be a stream.
+    pub leave: Leave,
     method: Method,
     target: Uri,
     status: Cell<StatusCode>,
@@ -114,6 +117,7 @@ impl Flight {
             terms: Cell::new(Terms::default()),
             hsts: RefCell::new(None),
             client: Cell::new(conn.client.ip()),
+            leave: Leave::default(),
             method: head.method.clone(),
             target: head.uri.clone(),
             status: Cell::new(StatusCode::OK),
@@ -229,11 +233,24 @@ impl Flight {
         self.step.set(Step::Streaming);
         self.touch();
         if headers::is_event_stream(headers) {
-            let hold = match self.hold.replace(Hold::Nothing) {
-                Hold::Request(claim) => Hold::Stream(claim.into_stream()),
-                other => other,
-            };
-            self.hold.replace(hold);
+            self.becomes_stream(StreamKind::Events);
+        }
+    }
+
+    /// From now on it is a stream: counted apart, and ended after a switch when its time is over.
+    pub fn becomes_stream(&self, kind: StreamKind) {
+        let hold = match self.hold.replace(Hold::Nothing) {
+            Hold::Request(claim) => Hold::Stream(claim.into_stream(kind)),
+            other => other,
+        };
+        self.hold.replace(hold);
+    }
+
+    /// What kind of stream it is, if it is one.
+    pub fn stream(&self) -> Option<StreamKind> {
+        match &*self.hold.borrow() {
+            Hold::Stream(stream) => Some(stream.kind),
+            Hold::Nothing | Hold::Request(_) => None,
         }
     }
 
@@ -301,22 +318,61 @@ impl Flight {
         true
     }
 
+    /// At a drain's deadline an answer that has begun goes on as a stream; false when it is none.
+    pub fn becomes_download(&self) -> bool {
+        let answers = self.head_at.get().is_some() && matches!(self.step.get(), Step::Streaming | Step::Flushing);
+        let goes_on = answers && self.verdict.get().is_none();
+        if goes_on {
+            self.becomes_stream(StreamKind::Download);
+        }
+        goes_on
+    }
+
+    /// Tells the stream to leave: it ends as soon as that does the least harm.
+    pub fn leave(&self) {
+        self.leave.tell(self.worker.now());
+    }
+
+    /// Whether it has been told to leave.
+    pub fn leaving(&self) -> bool {
+        self.leave.is_told()
+    }
+
+    /// Ready when it has been told to leave; until then the asker is woken.
+    pub fn poll_leaving(&self, cx: &Context<'_>) -> Poll<()> {
+        self.leave.poll(cx)
+    }
+
+    /// Whether it has been told to leave so long ago that it must do so at once.
+    pub fn is_pressed(&self) -> bool {
+        self.leave.is_pressed(self.worker.now())
+    }
+
+    /// Tells the stream to leave when that is due, and breaks it off if it stays.
+    pub fn sweep(&self, now: u64) {
+        if self.leave.sweep(now) {
+            self.condemn(Reason::StreamEnded);
+        }
+    }
+
     /// The deadline that has passed, if one has.
     pub fn overdue(&self, now: u64) -> Option<Reason> {
         let terms = self.terms.get();
+        let idle = match self.stream() {
+            Some(StreamKind::Tunnel | StreamKind::Events) => terms.stream_idle,
+            Some(StreamKind::Download) | None => terms.idle,
+        };
         let still = now.saturating_sub(self.touched.get());
         match self.step.get() {
             // Connecting has its own deadline, in the pool.
             Step::Connecting => None,
             Step::Waiting if self.upload.get() == Side::Client => (still > terms.idle).then_some(Reason::BodyTimeout),
             Step::Waiting => (still > terms.response).then_some(Reason::ResponseTimeout),
-            Step::Streaming if self.download.get() == Side::Backend => {
-                (still > terms.idle).then_some(Reason::BackendStalled)
-            }
+            Step::Streaming if self.download.get() == Side::Backend => (still > idle).then_some(Reason::BackendStalled),
             // A client that takes the answer byte by byte empties hyper's buffers for long, and yet takes it.
             Step::Streaming | Step::Flushing => {
                 let still = still.min(now.saturating_sub(self.conn.taken()));
-                (still > terms.idle).then_some(Reason::ClientTimeout)
+                (still > idle).then_some(Reason::ClientTimeout)
             }
         }
     }
@@ -324,6 +380,16 @@ impl Flight {
     /// Whether it holds a claim on this slot's backend.
     pub fn claims(&self, slot: usize) -> bool {
         matches!(&*self.hold.borrow(), Hold::Request(claim) if claim.lane.backend.slot == slot)
+    }
+
+    /// Whether it is a stream of this slot's backend.
+    pub fn streams(&self, slot: usize) -> bool {
+        matches!(&*self.hold.borrow(), Hold::Stream(stream) if stream.lane.backend.slot == slot)
+    }
+
+    /// When it began.
+    pub fn started(&self) -> Instant {
+        self.started
     }
 
     /// The same for a drain's receipt.
@@ -366,8 +432,11 @@ impl Flight {
             self.log(&noted, lane.as_deref(), seconds, first_byte);
         }
         // Last: whoever sees that nothing is in flight finds everything counted.
-        if let Hold::Request(claim) = self.hold.replace(Hold::Nothing) {
-            claim.end(if reason.is_none() { End::Finished } else { End::Failed });
+        match self.hold.replace(Hold::Nothing) {
+            Hold::Nothing => {}
+            Hold::Request(claim) => claim.end(if reason.is_none() { End::Finished } else { End::Failed }),
+            Hold::Stream(stream) if self.leaving() => stream.ended(),
+            Hold::Stream(_) => {}
         }
     }
 

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use super::access::Losses;
 use super::error::Reason;
 use super::meter::{BUCKETS, METHODS, Meters, Owner, Totals};
+use crate::cell::StreamKind;
 use crate::family::{Family, Show};
 use crate::table::Table;
 
@@ -123,7 +124,8 @@ fn claims(table: &Table) -> Vec<Family> {
     let mut claims = Family::counter("bgproxy_claims_total", "Requests that were sent to a backend.");
     let mut ended = Family::counter("bgproxy_claims_ended_total", "Those of them that ended, by outcome.");
     let mut in_flight = Family::gauge("bgproxy_requests_in_flight", "Those of them that did not yet.");
-    let mut streams = Family::gauge("bgproxy_streams_open", "Event streams and tunnels open.");
+    let mut streams = Family::gauge("bgproxy_streams_open", "Streams open, by kind.");
+    let mut closed = Family::counter("bgproxy_streams_closed_total", "Streams told to leave after a switch that did.");
     for backend in table.services.iter().flat_map(|service| &service.backends) {
         let sum = backend.sum();
         let [service, color] = [("service", backend.service.as_str()), ("color", backend.color.as_str())];
@@ -132,7 +134,11 @@ fn claims(table: &Table) -> Vec<Family> {
         ended.add(&[service, color, ("outcome", "failed")], sum.failed as f64);
         ended.add(&[service, color, ("outcome", "moved")], sum.moved as f64);
         in_flight.add(&[service, color], sum.in_flight() as f64);
-        streams.add(&[service, color], sum.streams as f64);
+        for kind in StreamKind::ALL {
+            let open = sum.streams_by_kind[kind as usize];
+            streams.add(&[service, color, ("kind", kind.label())], open as f64);
+        }
+        closed.add(&[service, color], sum.streams_ended as f64);
     }
-    vec![claims, ended, in_flight, streams]
+    vec![claims, ended, in_flight, streams, closed]
 }

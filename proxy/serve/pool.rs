@@ -25,7 +25,7 @@ use super::body::Upload;
 use super::error::Failure;
 use super::incoming::Incoming;
 use super::meter::Meter;
-use crate::cell::{Cell, End};
+use crate::cell::{Cell, End, StreamKind};
 use crate::table::Backend;
 
 /// hyper's buffers may grow to this, per connection and direction.
@@ -59,6 +59,11 @@ impl Lane {
             warned: StdCell::default(),
             unsaid: StdCell::default(),
         }
+    }
+
+    /// Notes when the oldest of its streams began, in milliseconds since the epoch.
+    pub fn set_oldest(&self, began: u64) {
+        self.cell().set_oldest(began);
     }
 
     fn cell(&self) -> &Cell {
@@ -166,10 +171,10 @@ impl Claim {
     }
 
     /// From now on this is a stream, counted apart.
-    pub fn into_stream(self) -> Stream {
+    pub fn into_stream(self, kind: StreamKind) -> Stream {
         let lane = self.lane.clone();
-        self.end(End::Stream);
-        Stream { lane }
+        self.end(End::Stream(kind));
+        Stream { lane, kind, ended: StdCell::new(false) }
     }
 }
 
@@ -184,11 +189,21 @@ impl Drop for Claim {
 pub struct Stream {
     /// The way to the backend.
     pub lane: Rc<Lane>,
+    /// What it is.
+    pub kind: StreamKind,
+    ended: StdCell<bool>,
+}
+
+impl Stream {
+    /// It had been told to leave when it ended.
+    pub fn ended(&self) {
+        self.ended.set(true);
+    }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.lane.cell().close_stream();
+        self.lane.cell().close_stream(self.kind, self.ended.get());
     }
 }
 

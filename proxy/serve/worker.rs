@@ -7,10 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwap, Cache};
-use bgproxy_conf::wire::CutRequest;
 use slab::Slab;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
@@ -18,13 +17,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::access::{Line, Lines};
+use super::closing;
 use super::conn::{self, Conn};
 use super::error::Reason;
 use super::flight::{Flight, Guard};
 use super::meter::{Clients, Meter, Meters};
 use super::pool::{Claim, Lane};
 use super::probe;
-use crate::mail::Letter;
+use crate::mail::{Close, Closing, Cut, Letter};
 use crate::table::{Backend, Table};
 
 /// How often a worker looks for what has waited too long. A deadline is never early, and at most two of these late.
@@ -90,6 +90,8 @@ pub struct Terms {
     pub response: u64,
     /// Without a byte while a body streams.
     pub idle: u64,
+    /// The same for a tunnel or an event stream.
+    pub stream_idle: u64,
     /// Idle backend connections kept.
     pub pool: usize,
 }
@@ -283,6 +285,7 @@ impl Worker {
             connect: config.timeouts.connect.get(),
             response: millis(config.timeouts.response),
             idle: millis(config.timeouts.idle),
+            stream_idle: millis(config.streams.idle),
             pool: config.pool.size,
         };
         guard.claim(Claim::new(self.lane(to.backend)), terms, to.service.hsts.clone());
@@ -341,8 +344,13 @@ impl Worker {
         }
     }
 
+    /// Milliseconds since the worker began.
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     fn sweep(&self) {
-        let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now = self.elapsed();
         self.now.set(now);
         let limits = Limits::new(&self.table.borrow_mut().load().limits, self.workers);
         self.limits.set(limits);
@@ -355,10 +363,29 @@ impl Worker {
             if let Some(reason) = flight.overdue(charged) {
                 flight.condemn(reason);
             }
+            flight.sweep(now);
         }
+        self.note_oldest();
         self.sweep_lanes(now);
         if let Some(lines) = &self.access {
             lines.borrow_mut().flush();
+        }
+    }
+
+    /// Notes for each backend when its oldest stream began, for those who look from outside.
+    fn note_oldest(&self) {
+        let mut oldest: Vec<(Rc<Lane>, Instant)> = Vec::new();
+        for (_, flight) in self.flights.borrow().iter().filter(|(_, flight)| flight.stream().is_some()) {
+            let Some(lane) = flight.lane() else { continue };
+            match oldest.iter_mut().find(|(known, _)| known.backend.slot == lane.backend.slot) {
+                Some((_, began)) => *began = flight.started().min(*began),
+                None => oldest.push((lane, flight.started())),
+            }
+        }
+        for (lane, began) in oldest {
+            let began = SystemTime::now() - began.elapsed();
+            let since = began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            lane.set_oldest(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
         }
     }
 
@@ -390,6 +417,14 @@ impl Worker {
                 Letter::Cut(slot, before, reply) => {
                     let _gone = reply.send(self.cut(slot, before));
                 }
+                Letter::CloseStreams(close, reply) => {
+                    let _gone = reply.send(self.close_streams(&close));
+                }
+                Letter::KeepStreams(slot) => {
+                    let flights = self.flights.borrow();
+                    let streams = flights.iter().map(|(_, flight)| flight).filter(|flight| flight.streams(slot));
+                    streams.for_each(|flight| flight.leave.set_due(None));
+                }
                 Letter::Retire(slot) => {
                     if let Some(Some(lane)) = self.lanes.borrow().get(slot) {
                         lane.retire();
@@ -401,14 +436,45 @@ impl Worker {
     }
 
     /// The color may get requests again by the time the letter is read: those are of a newer generation.
-    fn cut(&self, slot: usize, before: u64) -> Vec<CutRequest> {
+    fn cut(&self, slot: usize, before: u64) -> Cut {
+        let mut cut = Cut::default();
         let flights = self.flights.borrow();
-        let condemned = flights
+        let overdue = flights
             .iter()
             .map(|(_, flight)| flight)
             .filter(|flight| flight.claims(slot) && flight.terms().generation < before);
-        // One that has failed already, of a deadline of its own, is not cut.
-        condemned.filter(|flight| flight.condemn(Reason::DrainCut)).map(|flight| flight.to_cut()).collect()
+        for flight in overdue {
+            if flight.becomes_download() {
+                cut.streams += 1;
+            } else if flight.condemn(Reason::DrainCut) {
+                // One that has failed already, of a deadline of its own, is not cut.
+                cut.requests.push(flight.to_cut());
+            }
+        }
+        cut
+    }
+
+    /// Gives every stream that is meant a time to leave, the oldest first. What would end sooner by an earlier letter
+    /// is left to that.
+    fn close_streams(&self, close: &Close) -> Closing {
+        let now = self.elapsed();
+        let flights = self.flights.borrow();
+        let mut streams: Vec<&Rc<Flight>> = flights
+            .iter()
+            .map(|(_, flight)| flight)
+            .filter(|flight| flight.streams(close.slot) && flight.terms().generation < close.before)
+            .filter(|flight| !flight.leaving())
+            .collect();
+        streams.sort_by_key(|flight| flight.started());
+        let times: Vec<u64> = closing::times(streams.len(), close, self.id, self.workers)
+            .map(|time| now.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
+            .collect();
+        let Some(last) = times.last().copied() else { return Closing::default() };
+        if !streams.iter().all(|flight| flight.leave.due().is_some_and(|due| due <= last)) {
+            streams.iter().zip(times).for_each(|(flight, time)| flight.leave.set_due(Some(time)));
+        }
+        let last = streams.iter().filter_map(|flight| flight.leave.due()).max().unwrap_or(last);
+        Closing { streams: streams.len() as u64, within: Duration::from_millis(last.saturating_sub(now)) }
     }
 
     /// Stops in three steps: accept nothing more and say `Connection: close`; end idle connections; cut what is left.

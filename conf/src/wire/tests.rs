@@ -35,6 +35,7 @@ fn receipt() -> Receipt {
         failed: 1,
         cut_total: 1,
         cut: vec![CutRequest { method: "GET".to_owned(), path: "/slow".to_owned(), age: 31.5 }],
+        streams_kept: 0,
         streams_left: 0,
         seconds: 30.0,
     }
@@ -53,7 +54,7 @@ fn probe() -> ProbeReport {
 
 #[test]
 fn an_event_is_one_flat_object_with_its_kind() {
-    insta::assert_snapshot!(json(&event(What::Drained(receipt()))), @r#"{"id":7,"at":"2026-01-02T03:04:05Z","service":"portal","kind":"drained","generation":3,"from":"blue","to":"green","outcome":"cut","served":1000,"in_flight":3,"finished":1,"moved":0,"failed":1,"cut_total":1,"cut":[{"method":"GET","path":"/slow","age":31.5}],"streams_left":0,"seconds":30.0}"#);
+    insta::assert_snapshot!(json(&event(What::Drained(receipt()))), @r#"{"id":7,"at":"2026-01-02T03:04:05Z","service":"portal","kind":"drained","generation":3,"from":"blue","to":"green","outcome":"cut","served":1000,"in_flight":3,"finished":1,"moved":0,"failed":1,"cut_total":1,"cut":[{"method":"GET","path":"/slow","age":31.5}],"streams_kept":0,"streams_left":0,"seconds":30.0}"#);
     insta::assert_snapshot!(json(&event(What::Probing { to: Color::green() })), @r#"{"id":7,"at":"2026-01-02T03:04:05Z","service":"portal","kind":"probing","to":"green"}"#);
 }
 
@@ -64,7 +65,8 @@ fn every_kind_of_event_comes_back_as_it_was() {
     for what in [
         What::Refused { reason: "unready".to_owned(), detail: "503".to_owned(), by: by.clone() },
         What::Switched { generation: 3, from: Color::blue(), to: Color::green(), by: by.clone() },
-        What::Previewed { generation: 4, color: Color::blue(), by },
+        What::Previewed { generation: 4, color: Color::blue(), by: by.clone() },
+        What::ClosingStreams { color: Color::blue(), streams: 40, seconds: 60.0, by },
         What::Drained(receipt()),
         What::Readiness { color: Color::blue(), probe: probe() },
         What::Socket { color: Color::blue(), present: false },
@@ -85,6 +87,8 @@ fn a_status_comes_back_as_it_was() {
         ready: Some(probe()),
         in_flight: 2,
         streams: 1,
+        streams_by_kind: StreamsByKind { tunnels: 1, events: 0, downloads: 0 },
+        oldest_stream: Some(61.5),
         finished: 10,
         failed: 0,
     };

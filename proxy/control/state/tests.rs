@@ -34,6 +34,7 @@ fn entry(generation: u64) -> HistoryEntry {
             failed: 1,
             cut_total: 1,
             cut: vec![CutRequest { method: "GET".into(), path: "/slow?\"\n".into(), age: 31.5 }],
+            streams_kept: 0,
             streams_left: 0,
             seconds: 30.001,
         }),
@@ -126,7 +127,10 @@ fn a_file_of_the_first_release_is_readable() {
     let dir = Dir::new();
     dir.put("portal.json", GOLDEN);
     assert_eq!(dir.open().load(&service()).expect("loads"), Loaded::Current(record(7)));
-    assert_eq!(String::from_utf8(encode(&service(), &record(7))).expect("text"), GOLDEN);
+    // What is written now has one field more.
+    let written = String::from_utf8(encode(&service(), &record(7))).expect("text");
+    let record = |text: &str| text.split_once("\"record\":").expect("a record").1.to_owned();
+    assert_eq!(record(&written).replace("\"streams_kept\":0,", ""), record(GOLDEN));
 }
 
 const GOLDEN: &str = include_str!("golden.json");

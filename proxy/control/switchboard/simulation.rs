@@ -540,6 +540,7 @@ impl World {
             failed: 0,
             cut_total: 0,
             cut: Vec::new(),
+            streams_kept: 0,
             streams_left: 0,
             seconds: 0.0,
         };

@@ -62,6 +62,7 @@ fn receipt(generation: u64, from: &str, to: &str) -> Receipt {
         failed: 0,
         cut_total: 0,
         cut: Vec::new(),
+        streams_kept: 0,
         streams_left: 0,
         seconds: 0.0,
     }
