@@ -85,9 +85,9 @@ Examples:
 Make COLOR live, then wait until the old color has drained.
 
 The daemon asks COLOR whether it is ready, and refuses if it is not. Once it says `COLOR is live`, no new request \
-reaches the old color. Requests in flight there may finish, up to the service's drain deadline; what is left then \
-is cut, and the receipt lists it. A switch that cut requests is still done: exit code 0. A switch to the color that is \
-live already changes nothing: exit code 0.")]
+reaches the old color. Requests in flight there may finish, up to the service's drain deadline; a request \
+that has no answer then is cut, and the receipt lists it; an answer that has begun goes on, as a stream. A switch that cut \
+requests is still done: exit code 0. A switch to the color that is live already changes nothing: exit code 0.")]
     #[command(after_help = "\
 Examples:
   bgctl switch green

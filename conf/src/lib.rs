@@ -355,7 +355,8 @@ pub struct Ready {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Drain {
-    /// How long they may take to finish; what is left then is cut.
+    /// How long they may take to finish; then a request without an answer is cut, and an answer that has begun goes on
+    /// as a stream.
     pub deadline: Seconds,
 }
 
@@ -367,7 +368,7 @@ pub struct Timeouts {
     pub connect: Seconds,
     /// From the last byte of the request to the response head; then 504.
     pub response: Seconds,
-    /// No byte in either direction while a body streams.
+    /// No byte in either direction while a body streams; tunnels and event streams have `streams.idle` for that.
     pub idle: Seconds,
 }
 

@@ -296,9 +296,9 @@ pub struct Receipt {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DrainOutcome {
-    /// Every request finished.
+    /// Nothing was cut: every request has ended, or goes on as a stream.
     Drained,
-    /// The deadline passed; what was left was cut.
+    /// The deadline passed; requests without an answer were cut.
     Cut,
     /// The color became live or preview again before it was drained.
     Resumed,
