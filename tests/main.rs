@@ -14,6 +14,9 @@ mod page;
 // What goes wrong, what it is called, and what it must not cost.
 mod failing;
 
+// Backends that are spoken to in another way: HTTP/2, PROXY protocol.
+mod backends;
+
 // How requests and answers pass: framing, headers, streams.
 mod forwarding;
 

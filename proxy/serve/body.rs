@@ -126,9 +126,15 @@ impl Source {
 }
 
 impl Upload {
-    /// The body of one try.
-    pub fn new(source: Option<Rc<Source>>, gate: Option<Gate>) -> Upload {
-        Upload { source, replayed: 0, gate }
+    /// The body of one try; `asks_first` keeps it back until the backend asks for it.
+    pub fn new(source: Option<Rc<Source>>, asks_first: bool) -> Upload {
+        Upload { source, replayed: 0, gate: asks_first.then(Gate::new) }
+    }
+
+    /// What tells a body that is kept back that the backend wants it, by being used. Dropped unused it means an answer:
+    /// no 100 may go before that.
+    pub fn gate_opener(&mut self) -> Option<oneshot::Sender<()>> {
+        self.gate.as_mut()?.open.take()
     }
 }
 
@@ -174,17 +180,19 @@ impl HttpBody for Upload {
 
 /// Keeps a body back until the backend asks for it: polling it is what makes hyper send the client its 100.
 #[derive(Debug)]
-pub struct Gate {
+struct Gate {
+    /// What opens it, until it is taken.
+    open: Option<oneshot::Sender<()>>,
     /// None once the backend has answered without having asked.
     opened: Option<oneshot::Receiver<()>>,
     patience: Pin<Box<Sleep>>,
 }
 
 impl Gate {
-    /// A closed gate, and what opens it by being used. Dropped unused it means an answer: no 100 may go before that.
-    pub fn new() -> (Gate, oneshot::Sender<()>) {
+    /// A closed gate.
+    fn new() -> Gate {
         let (open, opened) = oneshot::channel();
-        (Gate { opened: Some(opened), patience: Box::pin(tokio::time::sleep(PATIENCE)) }, open)
+        Gate { open: Some(open), opened: Some(opened), patience: Box::pin(tokio::time::sleep(PATIENCE)) }
     }
 
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {

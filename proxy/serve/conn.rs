@@ -25,6 +25,7 @@ use super::error::{Reason, of_hyper_status};
 use super::flight::Guard;
 use super::forward;
 use super::incoming::Incoming;
+use super::pool::Own;
 use super::worker::Worker;
 
 /// hyper's buffers may grow to this, per connection and direction.
@@ -42,6 +43,8 @@ pub struct Conn {
     pub client: SocketAddr,
     /// The same as a header value.
     pub ip: HeaderValue,
+    /// Its own connections to backends, where it has some.
+    own: Own,
     /// Requests begun and not yet at their last frame.
     busy: Cell<u32>,
     /// Requests whose last frame is in hyper's buffers.
@@ -85,10 +88,11 @@ enum Order {
 }
 
 impl Conn {
-    /// A connection that was just accepted.
-    pub fn new(client: SocketAddr, now: u64) -> Conn {
+    /// A connection that was just accepted, on this address of ours.
+    pub fn new(client: SocketAddr, server: SocketAddr, now: u64) -> Conn {
         Conn {
             client,
+            own: Own::new(client, server),
             // An address is always a valid header value.
             ip: HeaderValue::from_str(&client.ip().to_canonical().to_string())
                 .unwrap_or(HeaderValue::from_static("unknown")),
@@ -104,6 +108,11 @@ impl Conn {
             broken: Cell::new(false),
             taken: Cell::new(now),
         }
+    }
+
+    /// Its own connections to backends.
+    pub fn own(&self) -> &Own {
+        &self.own
     }
 
     /// A request has begun.
@@ -210,7 +219,9 @@ impl Drop for Place {
 /// Carries one client connection from accept to close, in a task of its own. Its place is taken at once, so that
 /// whoever accepts next knows how many there are.
 pub fn serve(worker: Rc<Worker>, stream: TcpStream, client: SocketAddr) {
-    let conn = Rc::new(Conn::new(client, worker.now()));
+    // Only a socket that is broken does not know its address; nobody will hear of this one.
+    let server = stream.local_addr().unwrap_or(client);
+    let conn = Rc::new(Conn::new(client, server, worker.now()));
     let place = Place { key: worker.connect(conn.clone()), conn, worker };
     tokio::task::spawn_local(async move {
         let (stream, parting) = speak(&place.worker, &place.conn, stream).await;

@@ -184,6 +184,21 @@ impl Failure {
         Failure { reason, source: Some(error.into()) }
     }
 
+    /// The same over HTTP/2.
+    pub fn exchange_http2(error: h2::Error, reset: bool) -> Failure {
+        let reason = if error.is_library() {
+            Reason::BackendMalformed
+        } else if error.is_reset() || (error.is_io() && reset) {
+            Reason::BackendReset
+        } else if error.is_io() || error.is_go_away() {
+            Reason::BackendClosed
+        } else {
+            // Not the wire's doing: h2 did not like what it was asked to send.
+            Reason::Internal
+        };
+        Failure { reason, source: Some(error.into()) }
+    }
+
     /// The answer's body broke off.
     pub fn body(error: Broken) -> Failure {
         Failure { reason: Reason::BackendTruncated, source: Some(error.into()) }

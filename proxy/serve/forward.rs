@@ -2,20 +2,19 @@
 //! stream.
 
 use std::rc::Rc;
-use std::sync::Mutex;
 
 use http::{HeaderValue, StatusCode, header, request};
 use hyper::body::Body as _;
 use hyper::{Request, Response};
 
 use super::answer;
-use super::body::{Body, Gate, Source, Upload};
+use super::body::{Body, Source, Upload};
 use super::conn::Conn;
 use super::error::{Failure, Reason};
 use super::flight::{Flight, Guard};
 use super::headers::{self, Recipient, Sender};
 use super::incoming::Incoming;
-use super::pool::{Lane, Link};
+use super::pool::{Link, Lost, Purpose};
 use super::retry::{self, Attempt};
 use super::worker::Worker;
 
@@ -75,7 +74,7 @@ async fn exchange(
     guard.identify(&head.headers);
 
     let upload = Source::new(body, guard.flight(), worker.limits().body_size);
-    let (response, link) = send(worker, guard, head, &upload).await?;
+    let (response, link) = send(worker, conn, guard, head, &upload).await?;
     let (mut head, body) = response.into_parts();
     // We never ask for a change of protocol, and there is no sixth class of statuses (RFC 9110, section 15).
     if head.status == StatusCode::SWITCHING_PROTOCOLS || head.status.as_u16() >= 600 {
@@ -99,12 +98,13 @@ fn refuse_too_large(worker: &Worker, body: &Incoming) -> Result<(), Reason> {
 /// Sends the request to the claimed backend; once more, on a fresh connection, where no backend can have acted on it.
 async fn send(
     worker: &Rc<Worker>,
+    conn: &Conn,
     guard: &Guard,
     head: request::Parts,
     upload: &Option<Rc<Source>>,
 ) -> Result<(Response<Incoming>, Link), Failure> {
     let again = copy(&head);
-    let failure = match try_once(guard, head, upload, true).await {
+    let failure = match try_once(conn, guard, head, upload, true).await {
         Ok(done) => return Ok(done),
         Err(Unanswered { failure, repeat: false }) => return Err(failure),
         Err(Unanswered { failure, repeat: true }) => failure,
@@ -113,7 +113,7 @@ async fn send(
     guard.retries();
     // The color may have changed since.
     worker.claim(guard, headers::host(&again), headers::path(&again))?;
-    try_once(guard, again, upload, false).await.map_err(|unanswered| unanswered.failure)
+    try_once(conn, guard, again, upload, false).await.map_err(|unanswered| unanswered.failure)
 }
 
 /// A request that got no answer.
@@ -129,6 +129,7 @@ impl From<Failure> for Unanswered {
 }
 
 async fn try_once(
+    conn: &Conn,
     guard: &Guard,
     head: request::Parts,
     upload: &Option<Rc<Source>>,
@@ -136,50 +137,26 @@ async fn try_once(
 ) -> Result<(Response<Incoming>, Link), Unanswered> {
     let lane = guard.lane().ok_or(Failure::from(Reason::Internal))?;
     let method = head.method.clone();
-    let mut link = match reuse.then(|| lane.reuse()).flatten() {
+    let own = Some(conn.own());
+    let mut link = match reuse.then(|| lane.reuse(own)).flatten() {
         Some(link) => link,
-        None => open(guard, &lane).await?,
+        None => guard.connecting(lane.connect(guard.terms().connect, own, Purpose::Exchange)).await??,
     };
     let request = request(head, upload);
     match guard.waiting(link.send(request)).await? {
         Ok(response) => Ok((response, link)),
-        Err((error, unsent)) => {
-            let wire = link.wire();
-            let attempt = Attempt {
-                method: &method,
-                body: upload.as_ref().map_or(retry::Body::None, |source| source.left()),
-                written: if unsent.is_some() { 0 } else { wire.written.get() },
-                read: wire.read.get(),
-                reset: wire.reset.get(),
-            };
-            Err(Unanswered { repeat: attempt.may_be_repeated(), failure: Failure::exchange(error, wire.reset.get()) })
+        Err(Lost { failure, written, read, reset }) => {
+            let body = upload.as_ref().map_or(retry::Body::None, |source| source.left());
+            let attempt = Attempt { method: &method, body, written, read, reset };
+            Err(Unanswered { repeat: attempt.may_be_repeated(), failure })
         }
     }
-}
-
-async fn open(guard: &Guard, lane: &Lane) -> Result<Link, Failure> {
-    let within = guard.terms().connect;
-    guard.connecting(lane.connect(within)).await?
 }
 
 /// The request as one try sends it.
 fn request(head: request::Parts, upload: &Option<Rc<Source>>) -> Request<Upload> {
     let asks_first = upload.is_some() && head.headers.contains_key(header::EXPECT);
-    let (gate, open) = if asks_first { Some(Gate::new()) } else { None }.unzip();
-    let mut request = Request::from_parts(head, Upload::new(upload.clone(), gate));
-    if let Some(open) = open {
-        // hyper wants a callback that could be called twice and from elsewhere; neither happens.
-        let open = Mutex::new(Some(open));
-        hyper::ext::on_informational(&mut request, move |response| {
-            if response.status() == StatusCode::CONTINUE
-                && let Ok(mut open) = open.lock()
-                && let Some(open) = open.take()
-            {
-                let _gone = open.send(());
-            }
-        });
-    }
-    request
+    Request::from_parts(head, Upload::new(upload.clone(), asks_first))
 }
 
 /// A second copy of a request's head: two allocations, the names and values are shared.

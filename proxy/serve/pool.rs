@@ -3,33 +3,31 @@
 //! A lane never leaves its worker's thread, and neither do its connections: hyper's connection would wake the wrong
 //! runtime. Connecting over a unix socket is cheap, so a pool per worker loses nothing.
 
+mod http2;
+mod io;
+mod link;
+mod shelf;
+
 use std::cell::{Cell as StdCell, RefCell};
-use std::io;
-use std::path::Path;
-use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bgproxy_conf::Address;
-use http::Version;
-use hyper::client::conn::http1;
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::task::AbortHandle;
+use bgproxy_conf::Protocol;
+use tokio::io::AsyncWriteExt;
 
-use super::body::Upload;
-use super::error::Failure;
-use super::incoming::Incoming;
+use self::http2::Shared;
+use self::io::{BackendIo, Wire};
+use self::shelf::{Era, Shelf};
+use super::error::{Failure, Reason};
 use super::meter::Meter;
+use super::proxy_protocol;
 use crate::cell::{Cell, End, StreamKind};
 use crate::table::Backend;
 
-/// hyper's buffers may grow to this, per connection and direction.
-const BUFFER: usize = 64 * 1024;
+pub use self::io::BackendStream;
+pub use self::link::{Link, Lost, Purpose};
+pub use self::shelf::Own;
 
 /// This worker's way to one backend.
 #[derive(Debug)]
@@ -39,9 +37,11 @@ pub struct Lane {
     /// This worker's numbers about it.
     pub meter: Arc<Meter>,
     worker: usize,
-    idle: RefCell<Vec<Link>>,
-    /// Grows when connections made before are not to be used again.
-    era: StdCell<u32>,
+    shelf: Rc<Shelf>,
+    /// Clients' own shelves: looked after here, so that what is on them ends when it would end on ours.
+    owned: RefCell<Vec<Weak<Shelf>>>,
+    /// Ends when connections made before are not to be used again.
+    era: Era,
     /// When trouble was last logged, in the worker's milliseconds, and how much was not since.
     warned: StdCell<Option<u64>>,
     unsaid: StdCell<u64>,
@@ -54,8 +54,9 @@ impl Lane {
             backend,
             meter,
             worker,
-            idle: RefCell::default(),
-            era: StdCell::default(),
+            shelf: Rc::default(),
+            owned: RefCell::default(),
+            era: Era::default(),
             warned: StdCell::default(),
             unsaid: StdCell::default(),
         }
@@ -70,66 +71,103 @@ impl Lane {
         &self.backend.cells[self.worker]
     }
 
-    /// The newest idle connection that is ready for a request.
-    pub fn reuse(&self) -> Option<Link> {
-        let mut idle = self.idle.borrow_mut();
-        let mut index = idle.len();
-        while index > 0 {
-            index -= 1;
-            if idle[index].sender.is_ready() {
-                return Some(idle.remove(index));
-            }
-            // One that is neither has not noticed yet that its last exchange is over.
-            if idle[index].sender.is_closed() {
-                idle.remove(index);
-            }
+    /// Where connections for a client wait; for a question of our own there is no client. Nobody looks at a shelf again
+    /// that nobody owns.
+    fn shelf(&self, own: Option<&Own>) -> Rc<Shelf> {
+        match own {
+            _ if !self.backend.send_proxy => self.shelf.clone(),
+            Some(own) => own.shelf(self.backend.slot, self.backend.id, |new| self.owned.borrow_mut().push(new)),
+            None => Rc::default(),
         }
-        None
     }
 
-    /// Keeps a connection whose exchange is complete, unless there are `most` already.
-    pub fn keep(&self, mut link: Link, most: usize, now: u64) {
-        let mut idle = self.idle.borrow_mut();
-        let usable = !link.spent && link.era == self.era.get() && !link.sender.is_closed();
-        if usable && idle.len() < most {
-            link.idle_since = now;
-            idle.push(link);
+    /// A connection that is ready for a request: the newest idle one, or a stream of a shared one.
+    pub fn reuse(&self, own: Option<&Own>) -> Option<Link> {
+        let shelf = self.shelf(own);
+        match self.backend.protocol {
+            Protocol::Http1 => shelf.take(),
+            Protocol::H2c => shelf.join().map(|seat| Link::http2(seat, &shelf)),
+        }
+    }
+
+    /// Keeps a connection whose exchange is complete, unless there are `most` idle ones already.
+    pub fn keep(&self, link: Link, most: usize, now: u64) {
+        if let Some(shelf) = link.shelf.upgrade() {
+            shelf.put(link, most, now);
         }
     }
 
     /// Closes connections that have been idle since before `since`.
     pub fn expire(&self, since: u64) {
-        self.idle.borrow_mut().retain(|link| link.idle_since >= since && !link.sender.is_closed());
+        self.shelf.expire(since);
+        self.owned.borrow_mut().retain(|shelf| shelf.upgrade().inspect(|shelf| shelf.expire(since)).is_some());
     }
 
     /// Closes every idle connection, and each that is in use now after its exchange.
     pub fn retire(&self) {
-        self.era.set(self.era.get().wrapping_add(1));
-        self.idle.borrow_mut().clear();
+        self.era.end();
+        self.shelf.clear();
+        self.owned.borrow().iter().filter_map(Weak::upgrade).for_each(|shelf| shelf.clear());
     }
 
-    /// Opens a connection.
+    /// Whether a request that asks for an upgrade may be passed on as one; over HTTP/2 it is a plain request.
+    pub fn upgrades(&self) -> bool {
+        self.backend.protocol == Protocol::Http1
+    }
+
+    /// A connection made now: opened for this request, or, where requests share, since the last one failed.
     ///
     /// # Errors
     /// A [`Failure`] that tells every errno apart.
-    pub async fn connect(&self, within: Duration) -> Result<Link, Failure> {
-        let era = self.era.get();
-        let stream = connect(&self.backend.address, within).await.map_err(|error| {
+    pub async fn connect(&self, within: Duration, own: Option<&Own>, purpose: Purpose) -> Result<Link, Failure> {
+        let shelf = self.shelf(own);
+        let link = match self.backend.protocol {
+            Protocol::Http1 => {
+                let birth = self.era.birth();
+                let io = self.open(within, own).await?;
+                return Link::http1(io, birth, &shelf, purpose).await;
+            }
+            Protocol::H2c => tokio::time::timeout(within, self.share(&shelf, within, own)).await,
+        };
+        link.unwrap_or_else(|_elapsed| {
+            self.meter.connect_failed(Reason::ConnectTimeout);
+            Err(Reason::ConnectTimeout.into())
+        })
+    }
+
+    /// A stream of a shared connection, which is opened if need be.
+    async fn share(&self, shelf: &Rc<Shelf>, within: Duration, own: Option<&Own>) -> Result<Link, Failure> {
+        loop {
+            if let Some(seat) = shelf.join() {
+                return Ok(Link::http2(seat, shelf));
+            }
+            let Some(_turn) = shelf.turn().await else { continue };
+            let birth = self.era.birth();
+            let io = self.open(within, own).await?;
+            let shared =
+                Shared::begin(io, birth).await.inspect_err(|failure| self.meter.connect_failed(failure.reason))?;
+            return Ok(Link::http2(shelf.share(shared), shelf));
+        }
+    }
+
+    /// Connects, and says who the client is where the backend wants to know.
+    async fn open(&self, within: Duration, own: Option<&Own>) -> Result<BackendIo, Failure> {
+        let stream = io::connect(&self.backend.address, within).await.map_err(|error| {
             let failure = Failure::connect(error);
             self.meter.connect_failed(failure.reason);
             failure
         })?;
         self.meter.connected();
-        let wire = Rc::new(Wire::default());
-        let io = TokioIo::new(BackendIo { stream, wire: wire.clone() });
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(BUFFER)
-            .handshake(io)
-            .await
-            .map_err(|error| Failure::exchange(error, false))?;
-        // The connection's end is seen by whoever uses the sender; the task itself has nothing to tell.
-        let task = tokio::task::spawn_local(async move { drop(connection.await) }).abort_handle();
-        Ok(Link { sender, wire, task, idle_since: 0, spent: false, era })
+        let mut io = BackendIo { stream, wire: Rc::new(Wire::default()) };
+        if self.backend.send_proxy {
+            let header = match own {
+                Some(own) => proxy_protocol::encode(own.client, own.server),
+                None => proxy_protocol::local().to_vec(),
+            };
+            // The first bytes on a new socket: they fit.
+            io.write_all(&header).await.map_err(Failure::connect)?;
+        }
+        Ok(io)
     }
 
     /// Logs trouble with this backend, at most once a second: what thousands of requests suffer is one line.
@@ -147,6 +185,13 @@ impl Lane {
             unlogged_before = self.unsaid.replace(0),
             "backend failed: {failure}"
         );
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        // Clients may still keep connections to a backend that is gone.
+        self.retire();
     }
 }
 
@@ -204,186 +249,5 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.lane.cell().close_stream(self.kind, self.ended.get());
-    }
-}
-
-/// One connection to a backend.
-#[derive(Debug)]
-pub struct Link {
-    sender: http1::SendRequest<Upload>,
-    wire: Rc<Wire>,
-    task: AbortHandle,
-    idle_since: u64,
-    era: u32,
-    /// Not to be used for another request.
-    spent: bool,
-}
-
-impl Link {
-    /// Sends a request and waits for the answer's head.
-    ///
-    /// # Errors
-    /// hyper's error, and the request itself when not even its head was looked at.
-    pub async fn send(
-        &mut self,
-        request: Request<Upload>,
-    ) -> Result<Response<Incoming>, (hyper::Error, Option<Request<Upload>>)> {
-        self.wire.written.set(0);
-        self.wire.read.set(0);
-        let response = self.sender.try_send_request(request).await.map_err(|mut refused| {
-            let unsent = refused.take_message();
-            (refused.into_error(), unsent)
-        })?;
-        // hyper would speak HTTP/1.0 on it from now on, and leave out bodies without a length.
-        self.spent = response.version() == Version::HTTP_10;
-        Ok(response.map(Incoming::Http1))
-    }
-
-    /// What happened on the socket since the request was sent.
-    pub fn wire(&self) -> &Wire {
-        &self.wire
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        // A connection that is not kept is in an unknown state: an upload may still be waiting in it.
-        self.task.abort();
-    }
-}
-
-/// What happened on a backend's socket during one exchange.
-#[derive(Debug, Default)]
-pub struct Wire {
-    /// Bytes the socket took.
-    pub written: StdCell<u64>,
-    /// Bytes that came back.
-    pub read: StdCell<u64>,
-    /// Whether the backend reset the connection, or was gone when we wrote.
-    pub reset: StdCell<bool>,
-}
-
-/// A backend's socket that keeps book.
-struct BackendIo {
-    stream: BackendStream,
-    wire: Rc<Wire>,
-}
-
-enum BackendStream {
-    Unix(UnixStream),
-    Tcp(TcpStream),
-}
-
-async fn connect(address: &Address, within: Duration) -> io::Result<BackendStream> {
-    match address {
-        Address::Unix(path) => connect_unix(path, within).await.map(BackendStream::Unix),
-        Address::Tcp { host, port } => {
-            let stream = tokio::time::timeout(within, TcpStream::connect((host.as_str(), *port)))
-                .await
-                .map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
-            stream.set_nodelay(true)?;
-            Ok(BackendStream::Tcp(stream))
-        }
-    }
-}
-
-/// A unix socket answers at once, also when its backlog is full (EAGAIN), which cannot be waited for: ask again, less
-/// and less often, until the time is up.
-async fn connect_unix(path: &Path, within: Duration) -> io::Result<UnixStream> {
-    const SHORTEST: Duration = Duration::from_millis(1);
-    const LONGEST: Duration = Duration::from_millis(50);
-    let mut started = None;
-    let mut pause = SHORTEST;
-    loop {
-        match UnixStream::connect(path).await {
-            Err(full) if full.kind() == io::ErrorKind::WouldBlock => {
-                let since = *started.get_or_insert_with(Instant::now);
-                if since.elapsed() + pause > within {
-                    return Err(full);
-                }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST);
-            }
-            answer => return answer,
-        }
-    }
-}
-
-impl BackendIo {
-    /// A backend may answer and close while we still write. Its answer counts: a failed write is noted and otherwise
-    /// taken for done, and the read side tells how it ended.
-    fn written(&self, result: Poll<io::Result<usize>>, offered: usize) -> Poll<io::Result<usize>> {
-        match result {
-            Poll::Ready(Ok(bytes)) => {
-                self.wire.written.set(self.wire.written.get() + bytes as u64);
-                Poll::Ready(Ok(bytes))
-            }
-            Poll::Ready(Err(error)) if is_gone(&error) => {
-                self.wire.reset.set(true);
-                Poll::Ready(Ok(offered))
-            }
-            other => other,
-        }
-    }
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
-}
-
-impl AsyncRead for BackendIo {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let result = match &mut self.stream {
-            BackendStream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-            BackendStream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-        };
-        match &result {
-            Poll::Ready(Ok(())) => {
-                let bytes = buf.filled().len() - before;
-                self.wire.read.set(self.wire.read.get() + bytes as u64);
-            }
-            Poll::Ready(Err(error)) if is_gone(error) => self.wire.reset.set(true),
-            _ => {}
-        }
-        result
-    }
-}
-
-impl AsyncWrite for BackendIo {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let result = match &mut self.stream {
-            BackendStream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-            BackendStream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-        };
-        self.written(result, buf.len())
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let result = match &mut self.stream {
-            BackendStream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            BackendStream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        };
-        self.written(result, bufs.iter().map(|buf| buf.len()).sum())
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Sockets have nothing to flush.
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            BackendStream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-            BackendStream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
     }
 }

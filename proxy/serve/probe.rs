@@ -13,7 +13,7 @@ use super::body::Upload;
 use super::error::{Failure, Reason};
 use super::headers::{self, Sender};
 use super::incoming::Incoming;
-use super::pool::{Lane, Link};
+use super::pool::{Lane, Link, Purpose};
 use crate::clock;
 use crate::mail::Question;
 
@@ -50,12 +50,9 @@ pub async fn ask(lane: &Rc<Lane>, question: &Question, now: u64) -> ProbeReport 
 type Fault = Option<(&'static str, String)>;
 
 async fn answer(lane: &Rc<Lane>, question: &Question, now: u64) -> Result<(StatusCode, Fault), Failure> {
-    let mut link = lane.connect(question.timeout).await?;
+    let mut link = lane.connect(question.timeout, None, Purpose::Exchange).await?;
     let request = request(question)?;
-    let response = match link.send(request).await {
-        Ok(response) => response,
-        Err((error, _unsent)) => return Err(Failure::exchange(error, link.wire().reset.get())),
-    };
+    let response = link.send(request).await.map_err(|lost| lost.failure)?;
     let status = response.status();
     if question.expect.contains(status.as_u16()) {
         finish(lane, link, response, question.pool.min(WARM), now).await?;

@@ -26,6 +26,8 @@ const BLOCK: usize = 16 * 1024;
 pub(crate) enum Act {
     /// Reads a whole request: its head and the body that its own headers announce.
     ReadRequest,
+    /// Reads a PROXY protocol header (version 2).
+    ReadProxy,
     /// Reads to the empty line after a head.
     ReadHead,
     /// Reads this many bytes.
@@ -53,6 +55,13 @@ pub(crate) enum Act {
 /// Acts that depend on a request's target.
 #[derive(Clone)]
 pub(crate) struct Choice(Arc<Choose>);
+
+impl Choice {
+    /// What this says of a target.
+    pub(crate) fn new(choose: impl Fn(&str) -> Vec<Act> + Send + Sync + 'static) -> Choice {
+        Choice(Arc::new(choose))
+    }
+}
 
 type Choose = dyn Fn(&str) -> Vec<Act> + Send + Sync;
 
@@ -401,6 +410,7 @@ impl Player<'_> {
         while let Some(act) = next.next() {
             match act {
                 Act::ReadRequest => self.read_request()?,
+                Act::ReadProxy => self.read_proxy()?,
                 Act::ReadHead => self.read_until(b"\r\n\r\n").map(drop)?,
                 Act::Read(count) => self.read(*count)?,
                 Act::Stay => while self.read_some(BLOCK).is_some() {},
@@ -458,6 +468,16 @@ impl Player<'_> {
         }
         self.heard(|heard| heard.requests += 1);
         Some(())
+    }
+
+    fn read_proxy(&self) -> Option<()> {
+        self.read(16)?;
+        let length = {
+            let heard = self.shared.heard.lock().expect("no panic");
+            let [.., high, low] = heard[self.number].bytes[..] else { return None };
+            u16::from_be_bytes([high, low])
+        };
+        self.read(length.into())
     }
 
     /// The target of the newest request that has been read.

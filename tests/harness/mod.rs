@@ -5,6 +5,7 @@
 //! - [`Door`]: bgproxy itself, with its control socket and `bgctl`
 //! - [`App`]: the application of one color
 //! - [`Fake`]: a backend that follows a script, to the byte, and keeps what it was sent
+//! - [`H2c`]: a backend that speaks HTTP/2 in clear
 //! - [`Raw`]: a client that sends exactly the bytes it is given
 //! - [`Browser`]: headless Chromium
 //! - [`authority`]: certificates of a test's own
@@ -18,6 +19,7 @@ pub(crate) mod authority;
 pub(crate) mod browser;
 pub(crate) mod door;
 pub(crate) mod fake;
+pub(crate) mod h2c;
 pub(crate) mod load;
 pub(crate) mod process;
 pub(crate) mod raw;
@@ -32,6 +34,7 @@ pub(crate) use app::App;
 pub(crate) use browser::Browser;
 pub(crate) use door::Door;
 pub(crate) use fake::{Act, Fake};
+pub(crate) use h2c::H2c;
 pub(crate) use load::{Kind, Load};
 pub(crate) use process::{Output, Process};
 pub(crate) use raw::{Raw, Response};

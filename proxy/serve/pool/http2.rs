@@ -1,0 +1,302 @@
+//! How do requests share an HTTP/2 connection to a backend? One stream each, with windows of their own, so that none
+//! waits for another's client.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use h2::client::{Builder, SendRequest};
+use http::uri::{Authority, Scheme, Uri};
+use http::{HeaderName, Method, StatusCode, Version, header, request};
+use hyper::body::Body as _;
+use hyper::{Request, Response};
+
+use super::super::body::Upload;
+use super::super::error::{Failure, Reason};
+use super::super::incoming::{Incoming, Recv};
+use super::super::pump::Pump;
+use super::io::{BackendIo, Wire};
+use super::link::{Lost, Task};
+use super::shelf::Birth;
+
+/// Streams at once on one connection; a backend may allow fewer. Then another connection is opened.
+const STREAMS: usize = 100;
+
+/// What a backend may send on one stream before the client has taken it.
+const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// The same for all streams together: as much as they can have. Were it less, a few clients that do not read their
+/// answers would hold up everybody else's.
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS as u32;
+
+/// An answer's head may be this large, uncompressed.
+const HEAD: u32 = 64 * 1024;
+
+/// What h2 holds per stream of a request's body that the backend does not take.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// An HTTP/2 connection that requests share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    sender: RefCell<SendRequest<Bytes>>,
+    streams: Cell<usize>,
+    /// When its last exchange was complete, in the worker's milliseconds.
+    rested: Cell<u64>,
+    wire: Rc<Wire>,
+    birth: Birth,
+    _task: Task,
+}
+
+impl Shared {
+    /// Begins HTTP/2 on a new connection, and waits until the backend has said what it allows.
+    ///
+    /// # Errors
+    /// [`Reason::BackendMalformed`] when it speaks something else, others when it closes.
+    pub(super) async fn begin(io: BackendIo, birth: Birth) -> Result<Shared, Failure> {
+        let wire = io.wire.clone();
+        let failure = |error| Failure::exchange_http2(error, wire.reset.get());
+        let handshake = Builder::new()
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(HEAD)
+            .max_send_buffer_size(SEND_BUFFER)
+            .enable_push(false)
+            // None until the backend's first SETTINGS; that is how their arrival is seen.
+            .initial_max_send_streams(0)
+            .handshake(io)
+            .await;
+        let (sender, mut connection) = handshake.map_err(failure)?;
+        poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
+            Poll::Ready(Ok(())) => Poll::Ready(Err(Reason::BackendClosed.into())),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(failure(error))),
+            Poll::Pending if connection.max_concurrent_send_streams() > 0 => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
+        })
+        .await?;
+        // Its end is seen by its streams, and by whoever wants to open another.
+        let task = Task::spawn(async move { drop(connection.await) });
+        Ok(Shared {
+            sender: RefCell::new(sender),
+            streams: Cell::new(0),
+            rested: Cell::new(0),
+            wire,
+            birth,
+            _task: task,
+        })
+    }
+
+    /// Whether it may carry new streams: it is open, the backend has not sent GOAWAY, nobody retired it.
+    pub(super) fn is_usable(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        !self.birth.is_past() && !matches!(self.sender.borrow_mut().poll_ready(&mut cx), Poll::Ready(Err(_)))
+    }
+
+    /// Whether one more stream fits.
+    pub(super) fn has_room(&self) -> bool {
+        self.streams.get() < self.sender.borrow().current_max_send_streams().min(STREAMS)
+    }
+
+    /// Whether it carries a stream.
+    pub(super) fn is_busy(&self) -> bool {
+        self.streams.get() > 0
+    }
+
+    /// When its last exchange was complete.
+    pub(super) fn rested(&self) -> u64 {
+        self.rested.get()
+    }
+}
+
+/// One stream's place on a shared connection.
+#[derive(Debug)]
+pub(super) struct Seat(Rc<Shared>);
+
+impl Seat {
+    /// Takes a place.
+    pub(super) fn new(shared: &Rc<Shared>) -> Seat {
+        shared.streams.set(shared.streams.get() + 1);
+        Seat(shared.clone())
+    }
+
+    /// When the connection was made.
+    pub(super) fn birth(&self) -> &Birth {
+        &self.0.birth
+    }
+
+    /// An exchange is complete.
+    pub(super) fn rest(&self, now: u64) {
+        self.0.rested.set(now);
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get().saturating_sub(1));
+    }
+}
+
+/// One stream. h2 resets it (CANCEL) when all that holds a part of it is dropped before its end.
+#[derive(Debug)]
+pub(super) struct Http2 {
+    /// Sends the request's body; before the seat, so that the stream ends first.
+    pump: Option<Task>,
+    seat: Seat,
+}
+
+impl Http2 {
+    /// A stream that is opened by the request it is to carry.
+    pub(super) fn new(seat: Seat) -> Http2 {
+        Http2 { pump: None, seat }
+    }
+
+    /// Its place on the connection.
+    pub(super) fn seat(&self) -> &Seat {
+        &self.seat
+    }
+
+    /// Sends a request and waits for the answer's head. 1xx answers are passed over, but for the 100 that the
+    /// request's body may be waiting for.
+    pub(super) async fn send(&mut self, request: Request<Upload>) -> Result<Response<Incoming>, Lost> {
+        let shared = &self.seat.0;
+        let before = shared.wire.written.get();
+        let lost = |error| lost(shared, error, before);
+        let (mut head, mut body) = request.into_parts();
+        to_http2(&mut head)?;
+        let is_head = head.method == Method::HEAD;
+        let mut open = body.gate_opener();
+        let whole = body.is_end_stream();
+        // A sender of its own: two requests through one would wait for each other.
+        let mut sender = shared.sender.borrow().clone();
+        let (mut answer, stream) = sender.send_request(Request::from_parts(head, ()), whole).map_err(lost)?;
+        if !whole {
+            let mut pump = Pump::new(body, stream);
+            self.pump = Some(Task::spawn(async move {
+                // Told elsewhere: a body that breaks off condemns its request, a backend that wants no more of it
+                // answers or resets the stream.
+                let _told = poll_fn(|cx| pump.poll(cx)).await;
+            }));
+        }
+        let response = poll_fn(|cx| {
+            while let Poll::Ready(Some(Ok(interim))) = answer.poll_informational(cx) {
+                if interim.status() == StatusCode::CONTINUE
+                    && let Some(open) = open.take()
+                {
+                    let _gone = open.send(());
+                }
+            }
+            Pin::new(&mut answer).poll(cx)
+        });
+        let (head, mut stream) = response.await.map_err(lost)?.into_parts();
+        if is_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+            // Some end such an answer with an empty frame. The end is waited for: nobody reads a body that cannot be.
+            while let Some(data) = stream.data().await {
+                data.map_err(lost)?;
+            }
+        }
+        let body = Recv::new(stream, &head.headers);
+        Ok(Response::from_parts(head, Incoming::Http2(body)))
+    }
+}
+
+/// A request that cannot be sent.
+impl From<Reason> for Lost {
+    fn from(reason: Reason) -> Lost {
+        Lost { failure: reason.into(), written: 0, read: 0, reset: false }
+    }
+}
+
+/// What is known of a request that got no answer on its stream.
+fn lost(shared: &Shared, error: h2::Error, before: u64) -> Lost {
+    let left_alone = was_left_alone(&error);
+    // The connection is done for, or will be; those made with it may be too. A second try gets a new one.
+    if left_alone || error.is_go_away() || error.is_io() {
+        shared.birth.end_era();
+    }
+    Lost {
+        // What others wrote in the meantime counts too: nothing is nothing of ours as well.
+        written: if left_alone { 0 } else { shared.wire.written.get() - before },
+        // An answer came, but none that can be read.
+        read: u64::from(error.is_library()),
+        // What the backend left unread may have been somebody else's.
+        reset: false,
+        failure: Failure::exchange_http2(error, shared.wire.reset.get()),
+    }
+}
+
+/// Whether the backend said that nobody acted on the request (RFC 9113, section 8.7): REFUSED_STREAM, or a GOAWAY that
+/// names an earlier stream as the last one; h2 lets streams up to that one go on.
+fn was_left_alone(error: &h2::Error) -> bool {
+    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    error.is_remote() && (refused || error.is_go_away())
+}
+
+/// Turns a request head for an HTTP/1.1 backend into one for HTTP/2 (RFC 9113, section 8.3.1): the host goes into the
+/// target, what frames HTTP/1.1 goes away. TE is "trailers" already, if it is there at all.
+fn to_http2(head: &mut request::Parts) -> Result<(), Reason> {
+    const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+    const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+    for name in [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
+        head.headers.remove(name);
+    }
+    // Only HTTP/1.0 may have no host; as long as the version says so, h2 leaves out the authority.
+    let Some(host) = head.headers.remove(header::HOST) else { return Ok(()) };
+    let mut parts = std::mem::take(&mut head.uri).into_parts();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(Authority::try_from(host.as_bytes()).map_err(|_invalid| Reason::HostInvalid)?);
+    head.uri = Uri::from_parts(parts).map_err(|_invalid| Reason::TargetInvalid)?;
+    head.version = Version::HTTP_2;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(method: &str, target: &str, headers: &[(&str, &str)]) -> request::Parts {
+        let mut builder = Request::builder().method(method).uri(target);
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        builder.body(()).expect("a request").into_parts().0
+    }
+
+    #[test]
+    fn the_host_becomes_the_authority_and_framing_goes() {
+        let mut head = head(
+            "POST",
+            "/a?b=%2f",
+            &[
+                ("host", "Shop.example.com:8080"),
+                ("connection", "te"),
+                ("keep-alive", "timeout=5"),
+                ("transfer-encoding", "chunked"),
+                ("te", "trailers"),
+                ("x-one", "1"),
+            ],
+        );
+        to_http2(&mut head).expect("a valid head");
+        assert_eq!(head.uri, "http://Shop.example.com:8080/a?b=%2f");
+        assert_eq!(head.version, Version::HTTP_2);
+        let mut names: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["te", "x-one"]);
+    }
+
+    #[test]
+    fn a_target_that_is_all_of_the_host_stays_one() {
+        let mut head = head("OPTIONS", "*", &[("host", "a")]);
+        to_http2(&mut head).expect("a valid head");
+        assert_eq!(head.uri.path(), "*");
+    }
+
+    #[test]
+    fn a_request_without_a_host_stays_http_1_0() {
+        let mut head = head("GET", "/", &[]);
+        head.version = Version::HTTP_10;
+        to_http2(&mut head).expect("a valid head");
+        assert_eq!((head.version, head.uri.authority()), (Version::HTTP_10, None));
+    }
+}
