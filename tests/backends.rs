@@ -250,6 +250,20 @@ fn what_a_backend_says_it_did_not_do_is_sent_again_also_a_post() {
 }
 
 #[test]
+fn a_connection_that_ends_before_it_began_costs_nobody_a_request() {
+    let (door, blue) = before(Manner { drops: 1, ..Manner::default() });
+    assert_eq!(Raw::ask(door.addr(), &request("POST", "/", &[], b"hi")).text(), "blue\n");
+    assert_eq!(blue.connections().len(), 2);
+    drop((door, blue));
+
+    let (door, blue) = before(Manner { drops: usize::MAX, ..Manner::default() });
+    let answer = Raw::ask(door.addr(), &request("POST", "/", &[], b"hi"));
+    assert!(answer.status == 502 && answer.text().contains("(backend_"), "{}", answer.text());
+    assert_eq!(blue.connections().len(), 2, "twice and no more");
+    door.quiet();
+}
+
+#[test]
 fn a_request_that_a_backend_may_have_acted_on_is_not_sent_again() {
     let (door, blue) = before(Manner::default());
     let answer = Raw::ask(door.addr(), &request("POST", "/reset", &[], b"hi"));

@@ -137,6 +137,7 @@ impl Lane {
 
     /// A stream of a shared connection, which is opened if need be.
     async fn share(&self, shelf: &Rc<Shelf>, within: Duration, own: Option<&Own>) -> Result<Link, Failure> {
+        let mut again = true;
         loop {
             if let Some(seat) = shelf.join() {
                 return Ok(Link::http2(seat, shelf));
@@ -144,9 +145,17 @@ impl Lane {
             let Some(_turn) = shelf.turn().await else { continue };
             let birth = self.era.birth();
             let io = self.open(within, own).await?;
-            let shared =
-                Shared::begin(io, birth).await.inspect_err(|failure| self.meter.connect_failed(failure.reason))?;
-            return Ok(Link::http2(shelf.share(shared), shelf));
+            match Shared::begin(io, birth).await {
+                Ok(shared) => return Ok(Link::http2(shelf.share(shared), shelf)),
+                // A backend that restarts drops whoever waits in its queue; nothing was asked of it yet.
+                Err(gone) if again && matches!(gone.reason, Reason::BackendClosed | Reason::BackendReset) => {
+                    again = false
+                }
+                Err(failure) => {
+                    self.meter.connect_failed(failure.reason);
+                    return Err(failure);
+                }
+            }
         }
     }
 

@@ -48,6 +48,8 @@ pub(crate) struct Manner {
     pub(crate) streams: Option<u32>,
     /// Connections begin with a PROXY protocol header.
     pub(crate) proxy: bool,
+    /// This many connections are closed at once, before all others.
+    pub(crate) drops: usize,
     /// This many connections take one request and say (GOAWAY) that they did not.
     pub(crate) disowns: usize,
 }
@@ -192,6 +194,9 @@ async fn speak(shared: &Arc<Shared>, mut stream: UnixStream, number: usize) -> O
         stream.read_exact(&mut rest).await.ok()?;
         header.append(&mut rest);
         shared.connections.lock().expect("no panic")[number] = header;
+    }
+    if number < shared.manner.drops {
+        return None;
     }
     if number < shared.manner.disowns {
         return disown(stream).await;
