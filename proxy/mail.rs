@@ -40,16 +40,23 @@ pub struct Cut {
     pub streams: u64,
 }
 
-/// Which streams are to be ended, and how fast.
+/// Which streams are to be ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Close {
     /// Those of this slot's backend,
     pub slot: usize,
     /// that claimed it before this generation.
     pub before: u64,
-    /// They are ended evenly over this time.
+    /// How fast.
+    pub pace: Pace,
+}
+
+/// How fast streams are ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Evenly over this time,
     pub over: Duration,
-    /// At most so many in one second, over all workers.
+    /// and at most so many in one second, over all workers.
     pub per_second: u32,
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use arc_swap::ArcSwap;
-use bgproxy_conf::{Color, Config};
+use bgproxy_conf::{Color, Config, ProxyProtocol};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -36,7 +36,7 @@ use crate::control::state::Store;
 use crate::family::Page;
 use crate::mail::Mailboxes;
 use crate::serve::access::{AccessLog, AccessWriterHandle};
-use crate::serve::listen::{self, Listener};
+use crate::serve::listen::{self, Listener, Manner};
 use crate::serve::meter::Meters;
 use crate::serve::metrics::ServingMetrics;
 use crate::serve::{tls, worker};
@@ -254,9 +254,17 @@ fn bind_listeners(
 ) -> anyhow::Result<Vec<Listener>> {
     let bind = |(listen, tls): (&bgproxy_conf::Listen, _)| {
         let address = listen.address;
-        listen::bind(address, workers, tls).map_err(|error| refused(error, "listen on", address, "`listen`"))
+        let proxy_header = listen.proxy_protocol == ProxyProtocol::Required;
+        let manner = Manner { tls, h2c: listen.h2c, proxy_header, redirect_https: None };
+        listen::bind(address, workers, manner).map_err(|error| refused(error, "listen on", address, "`listen`"))
     };
-    config.listen.iter().zip(tls).map(bind).collect()
+    let mut listeners: Vec<Listener> = config.listen.iter().zip(tls).map(bind).collect::<Result<_, _>>()?;
+    // Only now is every port known.
+    let https = listeners.iter().find(|listener| listener.manner.tls.is_some()).map(|listener| listener.address.port());
+    for (listener, listen) in listeners.iter_mut().zip(&config.listen) {
+        listener.manner.redirect_https = https.filter(|_| listen.redirect_https);
+    }
+    Ok(listeners)
 }
 
 fn bind_admin(config: &Config) -> anyhow::Result<std::net::TcpListener> {
@@ -380,10 +388,10 @@ fn start_workers(
     log: &Option<AccessLog>,
     ended: &mpsc::UnboundedSender<Result<(), String>>,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
-    let mut sockets: Vec<Vec<std::net::TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
+    let mut sockets: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
     for listener in listeners {
         for (own, socket) in sockets.iter_mut().zip(listener.sockets) {
-            own.push(socket);
+            own.push((socket, listener.manner.clone()));
         }
     }
     let mut threads = Vec::with_capacity(workers);

@@ -1,13 +1,14 @@
 //! Wing one: what happens to a request, in the order it happens.
 //!
-//! [`listen`] binds, [`worker`] accepts, [`tls`] has the rules of handshakes, [`conn`] carries one client connection, [`forward`] one request; [`headers`]
-//! rewrites, [`pool`] reaches the backend, [`retry`] decides on a second try, [`probe`] asks whether a backend is ready,
-//! [`incoming`] reads a body, [`body`] streams it, [`pump`] writes it by HTTP/2, [`closing`] ends what streams for too long after a switch, [`flight`] is the request's hold on all
-//! of it, [`error`] names what failed, [`answer`] says so, [`meter`] counts, [`metrics`] shows it and [`access`] writes
-//! it down.
+//! [`listen`] binds, [`worker`] accepts, [`conn`] carries one client connection, over a [`stream`] that [`tls`] may have
+//! secured, [`forward`] one request; [`headers`] rewrites, [`pool`] reaches the backend, [`retry`] decides on a second
+//! try, [`probe`] asks whether a backend is ready, [`incoming`] reads a body, [`body`] streams it, [`pump`] writes it by
+//! HTTP/2, [`tunnel`] passes bytes, [`closing`] ends what streams for too long after a switch, [`flight`] is the
+//! request's hold on all of it, [`error`] names what failed, [`answer`] says so, [`meter`] counts, [`metrics`] shows it
+//! and [`access`] writes it down.
 //!
-//! [`frames`] tells what passes on an HTTP/2 connection, [`abuse`] whether it is a flood, [`websocket`] where a
-//! tunnel may be given a last word; [`proxy_protocol`] says who the client is where a load balancer stands before us.
+//! [`frames`] tells what passes on an HTTP/2 connection, [`abuse`] whether it is a flood, [`websocket`] where a tunnel
+//! may be given a last word; [`proxy_protocol`] says who the client is where a load balancer stands before us.
 //!
 //! Everything here belongs to one worker thread: `Rc` and `Cell`, no lock, nothing shared but the table.
 
@@ -31,6 +32,8 @@ pub mod probe;
 pub mod proxy_protocol;
 pub mod pump;
 pub mod retry;
+pub mod stream;
 pub mod tls;
+pub mod tunnel;
 pub mod websocket;
 pub mod worker;

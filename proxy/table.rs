@@ -8,7 +8,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bgproxy_conf::{Address, Color, Host, Limits, PathPrefix, Protocol, ServiceName, Trusted};
-use http::HeaderValue;
 
 use crate::cell::{Cell, Sum};
 
@@ -41,16 +40,6 @@ pub struct Service {
     pub backends: Vec<Arc<Backend>>,
     /// Its part of the configuration.
     pub config: bgproxy_conf::Service,
-    /// What its answers over TLS say by Strict-Transport-Security, ready for use.
-    pub hsts: Option<HeaderValue>,
-}
-
-impl Service {
-    /// The value of Strict-Transport-Security for this part of the configuration.
-    pub fn hsts(config: &bgproxy_conf::Service) -> Option<HeaderValue> {
-        let seconds = config.hsts?.get().as_secs();
-        HeaderValue::from_str(&format!("max-age={seconds}")).ok()
-    }
 }
 
 /// The process behind one color's socket.
@@ -283,7 +272,7 @@ pub(crate) mod tests {
                 ..Default::default()
             };
             let (live, preview) = (backends[0].clone(), backends[1].clone());
-            Arc::new(Service { name, generation: 1, live, preview, backends, hsts: Service::hsts(&config), config })
+            Arc::new(Service { name, generation: 1, live, preview, backends, config })
         });
         let trusted = Trusted { proxies: vec!["127.0.0.0/8".parse().expect("a range")], forwarded: false };
         Table::new(services.collect(), Limits::default(), trusted)

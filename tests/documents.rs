@@ -58,7 +58,10 @@ fn docs_metrics_explains_every_metric_and_no_other() {
     // No green: its connects fail.
     let certificate = Authority::new().server(&["portal.test"]).write(dir.path());
     let door = Door::builder().color("blue", blue.address()).color("green", dir.path().join("green"));
-    let door = door.set("certificate", serde_json::json!([certificate])).start();
+    let listen = serde_json::json!([{ "address": "127.0.0.1:0" }, { "address": "127.0.0.1:0", "tls": true }]);
+    let door = door.set("certificate", serde_json::json!([certificate])).set("listen", listen).start();
+    let secure: std::net::SocketAddr = door.status().listen[1].parse().expect("an address");
+    Raw::connect(secure).send(b"this is not TLS\r\n\r\n");
     assert_eq!(door.get("/").status, 200);
     door.post("/v1/services/portal/probe", serde_json::json!({ "color": "blue" }));
     door.post("/v1/services/portal/switch", serde_json::json!({ "to": "green", "force": true, "wait": true }));
@@ -66,7 +69,11 @@ fn docs_metrics_explains_every_metric_and_no_other() {
     // A request is counted when its last byte is with the kernel, which may be a moment after its client has it.
     let page = wait_for("a failure counted", DEADLINE, || {
         let page = Raw::get(door.admin(), "/metrics").text();
-        if page.contains("bgproxy_request_failures_total{") { Ok(page) } else { Err("none yet") }
+        let counted = ["request_failures", "connection_failures"];
+        match counted.iter().find(|what| !page.contains(&format!("bgproxy_{what}_total{{"))) {
+            None => Ok(page),
+            Some(what) => Err(format!("no {what} yet")),
+        }
     });
 
     let document = read("docs/metrics.md");

@@ -414,7 +414,6 @@ impl Switchboard {
                 preview,
                 backends,
                 config: config.clone(),
-                hsts: Service::hsts(config),
             }));
         }
         let table = Table::new(services, self.config.limits.clone(), self.config.trusted.clone());

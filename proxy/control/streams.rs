@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::operate::Switchboard;
 use super::switchboard::Refusal;
-use crate::mail::{Close, Closing, Mailboxes};
+use crate::mail::{Close, Closing, Mailboxes, Pace};
 use crate::table::Backend;
 
 /// Which streams somebody wants ended.
@@ -50,8 +50,8 @@ impl Old {
             () = &mut time => false,
         };
         let Old { from, generation, policy } = self;
-        let close =
-            Close { slot: from.slot, before: generation, over: policy.spread.get(), per_second: policy.per_second };
+        let pace = Pace { over: policy.spread.get(), per_second: policy.per_second };
+        let close = Close { slot: from.slot, before: generation, pace };
         tell(mail.close_streams(close).await);
         if !is_drained {
             let _ended = drained.await;
@@ -99,10 +99,10 @@ impl Switchboard {
         let slot = self.registry.find(&service, &color).map(|backend| backend.slot);
         let (mail, teller) = (self.mail.clone(), self.teller());
         tokio::task::spawn_local(async move {
-            let (over, per_second) = (over.unwrap_or(policy.spread.get()), policy.per_second);
+            let pace = Pace { over: over.unwrap_or(policy.spread.get()), per_second: policy.per_second };
             let closing = match slot {
                 // Whatever generation they are of.
-                Some(slot) => mail.close_streams(Close { slot, before: u64::MAX, over, per_second }).await,
+                Some(slot) => mail.close_streams(Close { slot, before: u64::MAX, pace }).await,
                 None => Closing::default(),
             };
             if let Some(what) = closing_streams(&color, closing, &by) {
@@ -147,7 +147,7 @@ mod tests {
             while let Some(letter) = mailboxes[0].recv().await {
                 let Letter::CloseStreams(close, reply) = letter else { panic!("{letter:?}") };
                 assert_eq!(
-                    (close.slot, close.before, close.over, close.per_second),
+                    (close.slot, close.before, close.pace.over, close.pace.per_second),
                     (3, 7, Duration::from_secs(60), 5)
                 );
                 letters("letter");

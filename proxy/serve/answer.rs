@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use http::header::{self, HeaderName};
-use http::{HeaderValue, Response};
+use http::{HeaderValue, Response, StatusCode};
 
 use super::error::Reason;
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// The answer to a request that failed for this reason; its `Proxy-Status` (RFC 9209) carries the reason's name.
 pub fn to(reason: Reason) -> Response<Bytes> {
@@ -16,7 +17,7 @@ pub fn to(reason: Reason) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(text));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::CONTENT_TYPE, TEXT);
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // Both parts are tokens of ours.
     headers.insert(
@@ -47,6 +48,15 @@ pub fn raw(reason: Reason) -> Vec<u8> {
     bytes.extend_from_slice(format!("date: {date}\r\ncontent-length: {length}\r\n\r\n").as_bytes());
     bytes.extend_from_slice(response.body());
     bytes
+}
+
+/// Sends a client to where it should have asked, with the same method and body (RFC 9110, section 15.4.9).
+pub fn redirect(location: HeaderValue) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from_static(b"308 Permanent Redirect\n"));
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    response.headers_mut().insert(header::CONTENT_TYPE, TEXT);
+    response.headers_mut().insert(header::LOCATION, location);
+    response
 }
 
 #[cfg(test)]

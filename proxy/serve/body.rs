@@ -236,6 +236,23 @@ impl Body {
         Body { inner: Inner::Own(Some(text).filter(|text| !text.is_empty())), events: None, guard: Some(guard) }
     }
 
+    /// Nothing, on behalf of nobody.
+    pub fn none() -> Body {
+        Body { inner: Inner::Own(None), events: None, guard: None }
+    }
+
+    /// The request whose answer it is.
+    pub fn flight(&self) -> Option<Rc<Flight>> {
+        self.guard.as_ref().map(|guard| guard.flight().clone())
+    }
+
+    /// Ends the request as failed: what is left of the answer will not reach the client.
+    pub fn break_off(&mut self, reason: Reason) {
+        if let Some(guard) = self.guard.take() {
+            guard.fail(reason);
+        }
+    }
+
     /// A backend's answer, streaming.
     pub fn streaming(incoming: Incoming, link: Link, upload: Option<Rc<Source>>, guard: Guard) -> Body {
         // One with a length could not end early without being broken.

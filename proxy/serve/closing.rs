@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::mail::Close;
+use crate::mail::Pace;
 
 /// An event stream that was told to leave waits this long for the end of the event that is passing.
 const PATIENCE: u64 = 2_000;
@@ -18,9 +18,9 @@ const SLACK: f64 = 1.1;
 
 /// When each of `count` streams is to leave, from now, the first to go first: evenly over the time given, no more of
 /// them in a second than this worker's share, and between those of the other workers.
-pub fn times(count: usize, close: &Close, worker: usize, workers: usize) -> impl Iterator<Item = Duration> {
-    let cap = SLACK * workers as f64 / f64::from(close.per_second.max(1));
-    let interval = (close.over.as_secs_f64() / count.max(1) as f64).max(cap);
+pub fn times(count: usize, pace: Pace, worker: usize, workers: usize) -> impl Iterator<Item = Duration> {
+    let cap = SLACK * workers as f64 / f64::from(pace.per_second.max(1));
+    let interval = (pace.over.as_secs_f64() / count.max(1) as f64).max(cap);
     let first = interval * (worker + 1) as f64 / workers as f64;
     // An operator may ask for more time than there is.
     (0..count).map(move |n| Duration::try_from_secs_f64(first + n as f64 * interval).unwrap_or(Duration::MAX))
@@ -125,13 +125,13 @@ impl Ending {
 mod tests {
     use super::*;
 
-    fn close(over: u64, per_second: u32) -> Close {
-        Close { slot: 0, before: 1, over: Duration::from_secs(over), per_second }
+    fn pace(over: u64, per_second: u32) -> Pace {
+        Pace { over: Duration::from_secs(over), per_second }
     }
 
     /// All workers' times in milliseconds, in order.
-    fn all(counts: &[usize], close: &Close) -> Vec<u128> {
-        let each = counts.iter().enumerate().flat_map(|(worker, count)| times(*count, close, worker, counts.len()));
+    fn all(counts: &[usize], pace: Pace) -> Vec<u128> {
+        let each = counts.iter().enumerate().flat_map(|(worker, count)| times(*count, pace, worker, counts.len()));
         let mut all: Vec<u128> = each.map(|time| time.as_millis()).collect();
         all.sort_unstable();
         all
@@ -145,13 +145,13 @@ mod tests {
 
     #[test]
     fn streams_leave_evenly_and_the_last_one_when_the_time_is_over() {
-        let times = all(&[10, 10], &close(10, 1000));
+        let times = all(&[10, 10], pace(10, 1000));
         assert_eq!(times, (1..=20).map(|n| n * 500).collect::<Vec<u128>>(), "every half second, by turns");
     }
 
     #[test]
     fn workers_with_more_streams_let_them_go_faster() {
-        let times = all(&[1, 100, 3], &close(10, 1000));
+        let times = all(&[1, 100, 3], pace(10, 1000));
         assert_eq!((times.len(), *times.last().expect("one")), (104, 10_000));
         for second in 0..10 {
             let count = times.iter().filter(|time| **time / 1000 == second).count();
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn no_second_sees_more_than_the_cap_even_if_the_sweep_is_late() {
         for (counts, over, per_second) in [(vec![500; 4], 1, 200), (vec![7, 90], 0, 10), (vec![3, 3, 3], 5, 1)] {
-            let times = all(&counts, &close(over, per_second));
+            let times = all(&counts, pace(over, per_second));
             let seen: Vec<u128> = times.iter().map(|time| time.div_ceil(100) * 100).collect();
             let most = densest(&seen);
             assert!(most <= per_second as usize, "{most} of {per_second} allowed");
@@ -172,12 +172,12 @@ mod tests {
 
     #[test]
     fn all_the_time_in_the_world_is_as_much_as_any() {
-        assert_eq!(times(3, &Close { over: Duration::MAX, ..close(0, 1) }, 1, 2).count(), 3);
+        assert_eq!(times(3, Pace { over: Duration::MAX, per_second: 1 }, 1, 2).count(), 3);
     }
 
     #[test]
     fn nothing_to_close_takes_no_time() {
-        assert_eq!(times(0, &close(10, 0), 0, 1).count(), 0);
+        assert_eq!(times(0, pace(10, 0), 0, 1).count(), 0);
     }
 
     #[test]

@@ -1,61 +1,77 @@
-//! One client connection: its protocol, its waits, its end.
+//! One client connection: who it is, its protocol, its waits, its end.
 //!
-//! hyper speaks HTTP/1.1; what hyper does not know of is here: the socket keeps book of what moves (`Io`), so that
-//! the worker's sweep can end connections that do not, a request ends when its last byte left hyper's buffers, and
-//! hyper's own answers to malformed heads are replaced by ours, which say why.
+//! [`receive`] learns who the client is and takes off TLS, then [`http1`] or [`http2`] speaks, then a tunnel may follow.
+//! What the libraries that speak do not know of is here: the connection keeps book of what moves, so that the worker's
+//! sweep can end those on which nothing does, and a request ends when its last byte has left the libraries' buffers.
 
-use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
+mod http1;
+mod http2;
+mod receive;
+
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
-use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use http::{HeaderValue, Version};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use bytes::Bytes;
+use h2::SendStream;
+use http::HeaderValue;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::error::{Reason, of_hyper_status};
+use super::error::Reason;
 use super::flight::Guard;
-use super::forward;
-use super::incoming::Incoming;
+use super::listen::Manner;
 use super::pool::Own;
+use super::stream::ClientStream;
+use super::tunnel::Tunnel;
 use super::worker::Worker;
-
-/// hyper's buffers may grow to this, per connection and direction.
-const BUFFER: usize = 64 * 1024;
 
 /// After the last answer the client gets this long and this many bytes to notice: closing while it still sends would
 /// reset the connection and take the answer with it (RFC 9112, section 9.6).
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1024 * 1024;
 
+/// Who is at the other end, as the connection itself tells.
+#[derive(Debug)]
+pub struct Client {
+    /// The client's address: the socket's, or what a trusted proxy's PROXY header says.
+    pub address: SocketAddr,
+    /// The same as a header value.
+    pub ip: HeaderValue,
+    /// Whether it came by TLS.
+    pub secure: bool,
+    /// The subject of its verified certificate.
+    pub subject: Option<HeaderValue>,
+}
+
 /// What the worker knows of one client connection.
 #[derive(Debug)]
 pub struct Conn {
-    /// The client's address.
-    pub client: SocketAddr,
-    /// The same as a header value.
-    pub ip: HeaderValue,
-    /// Its own connections to backends, where it has some.
-    own: Own,
+    /// How its listener receives clients.
+    pub manner: Rc<Manner>,
+    /// The address at the other end of the socket, and ours.
+    from: SocketAddr,
+    to: SocketAddr,
+    client: OnceCell<Client>,
+    /// Its own connections to backends that are told who the client is.
+    own: OnceCell<Own>,
+    /// Whether it carries several requests at once (HTTP/2).
+    several: Cell<bool>,
     /// Requests begun and not yet at their last frame.
     busy: Cell<u32>,
-    /// Requests whose last frame is in hyper's buffers.
-    flushing: RefCell<Vec<Guard>>,
+    /// Requests whose last frame is in the library's buffers.
+    flushing: RefCell<Vec<Flushing>>,
+    /// HTTP/2 streams to end in the middle, of requests whose last frame waits for the client.
+    condemned: RefCell<Vec<u32>>,
     phase: Cell<Phase>,
     /// When the phase began, in the worker's milliseconds.
     since: Cell<u64>,
     order: Cell<Option<Order>>,
     waker: RefCell<Option<Waker>>,
-    /// The status of hyper's own answer, which we kept from the client.
-    muted: Cell<Option<u16>>,
     /// The client has closed its side.
     left: Cell<bool>,
     /// The current request is HTTP/1.0, whose answers may end with the connection.
@@ -64,10 +80,22 @@ pub struct Conn {
     broken: Cell<bool>,
     /// When the client last took a byte, in the worker's milliseconds.
     taken: Cell<u64>,
+    /// What follows the 101 that is being sent.
+    tunnel: RefCell<Option<Box<Tunnel>>>,
+}
+
+/// A request whose last frame is with the library that sends it.
+#[derive(Debug)]
+struct Flushing {
+    guard: Guard,
+    /// Its HTTP/2 stream, by which it can still be ended.
+    stream: Option<SendStream<Bytes>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    /// What comes before HTTP: a PROXY header, TLS, the preface of HTTP/2.
+    Receiving,
     /// Between requests.
     Idle,
     /// A head has begun to arrive.
@@ -79,7 +107,7 @@ enum Phase {
 /// What others want of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Order {
-    /// End after the current answer.
+    /// End after the current answers.
     Retire,
     /// The head came too slowly: say so and end.
     Refuse(Reason),
@@ -87,32 +115,53 @@ enum Order {
     Abort,
 }
 
-impl Conn {
-    /// A connection that was just accepted, on this address of ours.
-    pub fn new(client: SocketAddr, server: SocketAddr, now: u64) -> Conn {
-        Conn {
-            client,
-            own: Own::new(client, server),
+impl Client {
+    fn new(address: SocketAddr, stream: Option<&rustls::ServerConnection>) -> Client {
+        Client {
+            address,
             // An address is always a valid header value.
-            ip: HeaderValue::from_str(&client.ip().to_canonical().to_string())
+            ip: HeaderValue::from_str(&address.ip().to_canonical().to_string())
                 .unwrap_or(HeaderValue::from_static("unknown")),
+            secure: stream.is_some(),
+            subject: stream.and_then(super::tls::subject),
+        }
+    }
+}
+
+impl Conn {
+    /// A connection that was just accepted, from there and to this address of ours.
+    pub fn new(from: SocketAddr, to: SocketAddr, manner: Rc<Manner>, now: u64) -> Conn {
+        let receives = manner.tls.is_some() || manner.proxy_header;
+        Conn {
+            manner,
+            from,
+            to,
+            client: OnceCell::new(),
+            own: OnceCell::new(),
+            several: Cell::new(false),
             busy: Cell::new(0),
             flushing: RefCell::default(),
-            phase: Cell::new(Phase::Idle),
+            condemned: RefCell::default(),
+            phase: Cell::new(if receives { Phase::Receiving } else { Phase::Idle }),
             since: Cell::new(now),
             order: Cell::new(None),
             waker: RefCell::default(),
-            muted: Cell::new(None),
             left: Cell::new(false),
             old: Cell::new(false),
             broken: Cell::new(false),
             taken: Cell::new(now),
+            tunnel: RefCell::default(),
         }
     }
 
-    /// Its own connections to backends.
+    /// Who the client is; before that is known, who connected.
+    pub fn client(&self) -> &Client {
+        self.client.get_or_init(|| Client::new(self.from, None))
+    }
+
+    /// Its own connections to backends that are told who the client is.
     pub fn own(&self) -> &Own {
-        &self.own
+        self.own.get_or_init(|| Own::new(self.client().address, self.to))
     }
 
     /// A request has begun.
@@ -122,8 +171,12 @@ impl Conn {
     }
 
     /// A request has ended, one way or another.
-    pub fn ends(&self) {
+    pub fn ends(&self, now: u64) {
         self.busy.set(self.busy.get().saturating_sub(1));
+        // HTTP/1.1 still has to flush.
+        if self.several.get() && self.busy.get() == 0 {
+            self.rest(now);
+        }
     }
 
     /// When the client last took a byte.
@@ -136,9 +189,22 @@ impl Conn {
         self.broken.set(true);
     }
 
-    /// A request's last frame is with hyper.
+    /// A request's last frame is with the library that sends it.
     pub fn finishes(&self, guard: Guard) {
-        self.flushing.borrow_mut().push(guard);
+        self.flushing.borrow_mut().push(Flushing { guard, stream: None });
+    }
+
+    /// Ends an HTTP/2 stream whose last frame waits for the client. Later, in its own task: the request goes with it.
+    pub fn condemns(&self, stream: u32) {
+        self.condemned.borrow_mut().push(stream);
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// What was asked for by an upgrade, once the answer has left.
+    fn continues(&self, tunnel: Box<Tunnel>) {
+        self.tunnel.replace(Some(tunnel));
     }
 
     /// Ends the connection now.
@@ -146,7 +212,7 @@ impl Conn {
         self.give(Order::Abort);
     }
 
-    /// Ends the connection after its current answer; an idle one now.
+    /// Ends the connection after its current answers; an idle one now.
     pub fn retire(&self) {
         self.give(Order::Retire);
     }
@@ -155,8 +221,12 @@ impl Conn {
     pub fn sweep(&self, now: u64, idle_limit: u64, head_limit: u64) {
         let age = now.saturating_sub(self.since.get());
         match self.phase.get() {
+            // An HTTP/2 client is told, and gets a while to close.
+            Phase::Idle if self.several.get() && age > idle_limit && age <= idle_limit + LINGER.as_millis() as u64 => {
+                self.give(Order::Retire);
+            }
             Phase::Idle if age > idle_limit => self.give(Order::Abort),
-            Phase::Head if age > head_limit => self.give(Order::Refuse(Reason::HeadTimeout)),
+            Phase::Head | Phase::Receiving if age > head_limit => self.give(Order::Refuse(Reason::HeadTimeout)),
             _ => {}
         }
     }
@@ -168,16 +238,24 @@ impl Conn {
         }
     }
 
-    fn remember(&self, cx: &Context<'_>) {
+    /// What others want, for the task that asks now and is woken when they want something.
+    fn obey(&self, cx: &Context<'_>) -> Option<Order> {
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             *waker = Some(cx.waker().clone());
         }
+        self.order.take()
     }
 
-    /// hyper writes although no request is being answered: its own answer to a head it cannot read.
-    fn is_hypers_own_answer(&self) -> bool {
-        self.busy.get() == 0
+    /// Waits for `work`, unless the connection is to end; the order is then what comes instead.
+    async fn unless_ended<T>(&self, work: impl Future<Output = T>) -> Result<T, Order> {
+        let mut work = pin!(work);
+        poll_fn(|cx| match self.obey(cx) {
+            Some(order @ (Order::Abort | Order::Refuse(_))) => Poll::Ready(Err(order)),
+            // There is nothing yet that could be finished, or something that retires by itself.
+            Some(Order::Retire) | None => work.as_mut().poll(cx).map(Ok),
+        })
+        .await
     }
 
     fn arrived(&self, now: u64) {
@@ -187,17 +265,57 @@ impl Conn {
         }
     }
 
-    fn flushed(&self, now: u64) {
-        if self.flushing.borrow().is_empty() {
-            return;
+    /// Nothing is in progress from now on.
+    fn rest(&self, now: u64) {
+        self.phase.set(Phase::Idle);
+        self.since.set(now);
+    }
+
+    /// Keeps the sending half of a stream whose last frame is with h2, so that it can still be reset.
+    fn holds(&self, stream: u32, sender: SendStream<Bytes>) {
+        if let Some(flushing) = self.flushing.borrow_mut().iter_mut().find(|flushing| flushing.is(stream)) {
+            flushing.stream = Some(sender);
         }
-        for guard in self.flushing.take() {
+    }
+
+    /// The last frame of this stream has left.
+    fn flushed(&self, stream: u32) {
+        if let Some(Flushing { guard, .. }) = self.no_longer_flushing(stream) {
             guard.finish();
         }
-        if self.busy.get() == 0 {
-            self.phase.set(Phase::Idle);
-            self.since.set(now);
+    }
+
+    /// The last frame of this stream will never leave.
+    fn lost(&self, stream: u32) {
+        drop(self.no_longer_flushing(stream));
+    }
+
+    /// The client takes what is left of this stream.
+    fn moves(&self, stream: u32) {
+        if let Some(flushing) = self.flushing.borrow().iter().find(|flushing| flushing.is(stream)) {
+            flushing.guard.touch();
         }
+    }
+
+    /// Ends the streams that others have condemned.
+    fn reset_condemned(&self) {
+        for stream in self.condemned.take() {
+            if let Some(Flushing { stream: Some(mut sender), .. }) = self.no_longer_flushing(stream) {
+                sender.send_reset(h2::Reason::INTERNAL_ERROR);
+            }
+        }
+    }
+
+    fn no_longer_flushing(&self, stream: u32) -> Option<Flushing> {
+        let mut flushing = self.flushing.borrow_mut();
+        let at = flushing.iter().position(|flushing| flushing.is(stream))?;
+        Some(flushing.swap_remove(at))
+    }
+}
+
+impl Flushing {
+    fn is(&self, stream: u32) -> bool {
+        self.guard.stream_id() == stream
     }
 }
 
@@ -212,27 +330,35 @@ impl Drop for Place {
     fn drop(&mut self) {
         // A request whose last bytes will never leave also holds the connection that holds it.
         drop(self.conn.flushing.take());
+        drop(self.conn.tunnel.take());
         self.worker.disconnect(self.key);
     }
 }
 
 /// Carries one client connection from accept to close, in a task of its own. Its place is taken at once, so that
 /// whoever accepts next knows how many there are.
-pub fn serve(worker: Rc<Worker>, stream: TcpStream, client: SocketAddr) {
+pub fn serve(worker: Rc<Worker>, tcp: TcpStream, from: SocketAddr, manner: Rc<Manner>) {
     // Only a socket that is broken does not know its address; nobody will hear of this one.
-    let server = stream.local_addr().unwrap_or(client);
-    let conn = Rc::new(Conn::new(client, server, worker.now()));
+    let to = tcp.local_addr().unwrap_or(from);
+    let conn = Rc::new(Conn::new(from, to, manner, worker.now()));
     let place = Place { key: worker.connect(conn.clone()), conn, worker };
-    tokio::task::spawn_local(async move {
-        let (stream, parting) = speak(&place.worker, &place.conn, stream).await;
-        part(&place.worker, stream, parting).await;
-    });
+    tokio::task::spawn_local(async move { carry(&place.worker, &place.conn, tcp).await });
 }
 
 /// What is left to do when HTTP is over.
+enum Over {
+    /// Close the connection.
+    Part(ClientStream, Parting),
+    /// The client speaks HTTP/2, as the bytes read so far tell.
+    Http2(ClientStream, Bytes),
+    /// A tunnel begins, with what the client has sent for it already.
+    Tunnel(ClientStream, Bytes, Box<Tunnel>),
+}
+
+/// How to close a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Parting {
-    /// Nothing.
+    /// At once.
     Close,
     /// Let the client read the last answer.
     Linger,
@@ -242,78 +368,49 @@ enum Parting {
     Reset,
 }
 
-/// Speaks HTTP until it is over.
-async fn speak(worker: &Rc<Worker>, conn: &Rc<Conn>, stream: TcpStream) -> (TcpStream, Parting) {
-    let io = TokioIo::new(Io { stream, conn: conn.clone(), worker: worker.clone() });
-    let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
-        conn.old.set(request.version() == Version::HTTP_10);
-        async move { Ok::<_, Infallible>(forward::forward(worker, conn, request.map(Incoming::Http1)).await) }
-    });
-    let header_size = worker.limits().header_size;
-    let mut http = http1::Builder::new()
-        .max_buf_size(BUFFER.max(header_size))
-        .max_header_size(header_size)
-        .serve_connection(io, service);
-    let parting = poll_fn(|cx| {
-        conn.remember(cx);
-        match conn.order.take() {
-            Some(Order::Abort) => return Poll::Ready(Parting::Close),
-            Some(Order::Refuse(reason)) => return Poll::Ready(Parting::Refuse(reason)),
-            // Between two requests there is no answer that could be lost.
-            Some(Order::Retire) if conn.busy.get() == 0 => return Poll::Ready(Parting::Close),
-            Some(Order::Retire) => Pin::new(&mut http).graceful_shutdown(),
-            None => {}
+async fn carry(worker: &Rc<Worker>, conn: &Rc<Conn>, tcp: TcpStream) {
+    let Some(stream) = receive::receive(worker, conn, tcp).await else { return };
+    let over = match stream.tls().and_then(|tls| tls.alpn_protocol()) {
+        Some(b"h2") => Over::Http2(stream, Bytes::new()),
+        _ => http1::speak(worker, conn, stream).await,
+    };
+    // What few connections come to is boxed: an idle one shall be small.
+    let (stream, parting) = match over {
+        Over::Part(stream, parting) => (stream, parting),
+        Over::Http2(stream, ahead) => match Box::pin(http2::speak(worker, conn, stream, ahead)).await {
+            Some(parted) => parted,
+            None => return,
+        },
+        Over::Tunnel(mut stream, ahead, tunnel) => {
+            let ended = conn.unless_ended(Box::pin(tunnel.run(&mut stream, ahead))).await;
+            (stream, if ended.is_ok() { Parting::Linger } else { Parting::Close })
         }
-        // `Io` ignores hyper's shutdown of the socket: how to part is decided here.
-        Pin::new(&mut http).poll(cx).map(|result| conn.parting(result))
-    })
-    .await;
-    // Ends what was still going on, also what would only have had to leave hyper's buffers.
-    let http = http.into_parts();
-    drop(conn.flushing.take());
-    let stream = http.io.into_inner().stream;
-    if conn.broken.get() && conn.old.get() {
-        return (stream, Parting::Reset);
-    }
-    // hyper leaves this one unanswered, and its bytes with us.
-    let is_http2 = parting == Parting::Linger && http.read_buf.starts_with(b"PRI * HTTP/2.0");
-    (stream, if is_http2 { Parting::Refuse(Reason::HeadMalformed) } else { parting })
-}
-
-impl Conn {
-    fn parting(&self, result: Result<(), hyper::Error>) -> Parting {
-        match result {
-            Err(error) if error.is_parse() => match self.muted.get() {
-                Some(status) => Parting::Refuse(of_hyper_status(status)),
-                // It went out with an earlier answer that was still in hyper's buffers.
-                None => Parting::Linger,
-            },
-            Err(error) => {
-                tracing::debug!(client = %self.client, "client connection ended: {error}");
-                Parting::Close
-            }
-            Ok(()) if self.left.get() => Parting::Close,
-            // The client may be sending: the rest of a body, or a next request.
-            Ok(()) => Parting::Linger,
-        }
-    }
+    };
+    part(worker, stream, parting).await;
 }
 
 /// Closes a connection so that the client can still read what was sent.
-async fn part(worker: &Worker, mut stream: TcpStream, parting: Parting) {
+async fn part(worker: &Worker, mut stream: ClientStream, parting: Parting) {
     if let Parting::Refuse(reason) = parting {
         worker.nowhere.refused(reason);
         let answer = super::answer::raw(reason);
         // A client that does not even take a refusal is not owed one.
-        let _unwilling = tokio::time::timeout(LINGER, stream.write_all(&answer)).await;
+        let said = async {
+            stream.write_all(&answer).await?;
+            stream.flush().await
+        };
+        let _unwilling = tokio::time::timeout(LINGER, said).await;
     }
     if parting == Parting::Reset {
-        let reset = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        let reset = socket2::SockRef::from(stream.tcp()).set_linger(Some(Duration::ZERO));
         debug_assert!(reset.is_ok(), "a socket that cannot be reset: {reset:?}");
         return;
     }
-    if parting != Parting::Close && stream.shutdown().await.is_ok() {
+    if parting != Parting::Close {
         let drained = async {
+            if stream.shutdown().await.is_err() {
+                return;
+            }
             let mut sink = [0; 4096];
             let mut left = LINGER_BYTES;
             while let Ok(bytes @ 1..) = stream.read(&mut sink).await {
@@ -324,85 +421,5 @@ async fn part(worker: &Worker, mut stream: TcpStream, parting: Parting) {
             }
         };
         let _impatient = tokio::time::timeout(LINGER, drained).await;
-    }
-}
-
-/// A client's socket that keeps book.
-struct Io {
-    stream: TcpStream,
-    conn: Rc<Conn>,
-    worker: Rc<Worker>,
-}
-
-impl Io {
-    /// Takes hyper's own answer out of the way; true when it did. Ours, with its reason, follows in [`part`].
-    fn mute(&self, first: &[u8]) -> bool {
-        if !self.conn.is_hypers_own_answer() {
-            return false;
-        }
-        if self.conn.muted.get().is_none() {
-            let status = first.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
-            self.conn.muted.set(Some(status.unwrap_or(400)));
-        }
-        true
-    }
-}
-
-impl Io {
-    fn wrote(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(1..)) = result {
-            self.conn.taken.set(self.worker.now());
-        }
-        result
-    }
-}
-
-impl AsyncRead for Io {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.conn.arrived(self.worker.now());
-        } else if matches!(result, Poll::Ready(Ok(()))) {
-            self.conn.left.set(true);
-        }
-        result
-    }
-}
-
-impl AsyncWrite for Io {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.mute(buf) {
-            return Poll::Ready(Ok(buf.len()));
-        }
-        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.wrote(result)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if self.mute(bufs.first().map_or(&[], |buf| buf)) {
-            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
-        }
-        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.wrote(result)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    /// hyper flushes when its buffers are empty: the moment at which an answer is with the kernel.
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.conn.flushed(self.worker.now());
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.conn.flushed(self.worker.now());
-        Poll::Ready(Ok(()))
     }
 }

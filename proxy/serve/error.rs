@@ -45,6 +45,7 @@ reasons! {
     HostsDiffer = "hosts_differ", 400, "http_request_error", "the target's authority and the Host header differ";
     TargetInvalid = "target_invalid", 400, "http_request_error", "the request target is not a path";
     MethodRefused = "method_refused", 405, "http_request_denied", "the method is not served here";
+    UpgradeRefused = "upgrade_refused", 501, "http_request_denied", "the protocol is not served here";
     CodingUnknown = "coding_unknown", 501, "http_request_error", "the transfer coding is not supported";
     ExpectationUnknown = "expectation_unknown", 417, "http_request_error", "the expectation cannot be met";
     BodyTooLarge = "body_too_large", 413, "http_request_error", "the request body is too large";

@@ -30,6 +30,8 @@ pub struct Flight {
     /// The worker it is on.
     pub worker: Rc<Worker>,
     conn: Rc<Conn>,
+    /// Its stream on an HTTP/2 connection; 0 when the connection is all its own.
+    stream_id: u32,
     key: Cell<usize>,
     started: Instant,
     head_at: Cell<Option<Instant>>,
@@ -42,8 +44,6 @@ pub struct Flight {
     waker: RefCell<Option<Waker>>,
     hold: RefCell<Hold>,
     terms: Cell<Terms>,
-    /// What its service says by Strict-Transport-Security.
-    hsts: RefCell<Option<HeaderValue>>,
     /// Who the client is; the sender until more is known.
     client: Cell<IpAddr>,
     /// When it is to leave, should it be a stream.
@@ -100,10 +100,11 @@ struct Noted {
 
 impl Flight {
     /// Begins a request; the guard ends it.
-    pub fn begin(worker: &Rc<Worker>, conn: &Rc<Conn>, head: &request::Parts) -> Guard {
+    pub fn begin(worker: &Rc<Worker>, conn: &Rc<Conn>, head: &request::Parts, stream_id: u32) -> Guard {
         let flight = Rc::new(Flight {
             worker: worker.clone(),
             conn: conn.clone(),
+            stream_id,
             key: Cell::new(usize::MAX),
             started: Instant::now(),
             head_at: Cell::new(None),
@@ -115,8 +116,7 @@ impl Flight {
             waker: RefCell::new(None),
             hold: RefCell::new(Hold::Nothing),
             terms: Cell::new(Terms::default()),
-            hsts: RefCell::new(None),
-            client: Cell::new(conn.client.ip()),
+            client: Cell::new(conn.client().address.ip().to_canonical()),
             leave: Leave::default(),
             method: head.method.clone(),
             target: head.uri.clone(),
@@ -141,22 +141,21 @@ impl Flight {
     }
 
     /// Claims the backend that a table chose.
-    pub fn claim(&self, claim: Claim, terms: Terms, hsts: Option<HeaderValue>) {
+    pub fn claim(&self, claim: Claim, terms: Terms) {
         if let Hold::Request(earlier) = self.hold.replace(Hold::Request(claim)) {
             earlier.end(End::Moved);
         }
         self.terms.set(terms);
-        self.hsts.replace(hsts);
+    }
+
+    /// Its stream on an HTTP/2 connection; 0 when the connection is all its own.
+    pub fn stream_id(&self) -> u32 {
+        self.stream_id
     }
 
     /// What was agreed with the claim: deadlines, generation.
     pub fn terms(&self) -> Terms {
         self.terms.get()
-    }
-
-    /// What the answer says by Strict-Transport-Security if it goes over TLS.
-    pub fn hsts(&self) -> Option<HeaderValue> {
-        self.hsts.borrow().clone()
     }
 
     /// The way to the claimed backend.
@@ -215,15 +214,32 @@ impl Flight {
                     None => Poll::Ready(Ok(done)),
                 },
                 Poll::Pending => {
-                    let mut waker = self.waker.borrow_mut();
-                    if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                        *waker = Some(cx.waker().clone());
-                    }
+                    self.remember(cx);
                     Poll::Pending
                 }
             }
         })
         .await
+    }
+
+    /// Why it is to end, for a task that asks now and is woken when it is to.
+    pub fn condemned(&self, cx: &Context<'_>) -> Option<Reason> {
+        self.remember(cx);
+        self.verdict.get()
+    }
+
+    fn remember(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    /// The client is sent elsewhere, by ourselves.
+    pub fn redirects(&self) {
+        self.head_at.set(Some(Instant::now()));
+        self.status.set(StatusCode::PERMANENT_REDIRECT);
+        self.step.set(Step::Streaming);
     }
 
     /// The answer's head is here.
@@ -297,7 +313,8 @@ impl Flight {
         }
     }
 
-    fn touch(&self) {
+    /// Something moved.
+    pub fn touch(&self) {
         self.touched.set(self.worker.now());
     }
 
@@ -310,7 +327,9 @@ impl Flight {
             return false;
         }
         self.verdict.set(Some(reason));
-        if matches!(self.step.get(), Step::Streaming | Step::Flushing) {
+        if self.step.get() == Step::Flushing && self.stream_id != 0 {
+            self.conn.condemns(self.stream_id);
+        } else if matches!(self.step.get(), Step::Streaming | Step::Flushing) && self.stream_id == 0 {
             self.conn.abort();
         } else if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
@@ -371,7 +390,8 @@ impl Flight {
             Step::Streaming if self.download.get() == Side::Backend => (still > idle).then_some(Reason::BackendStalled),
             // A client that takes the answer byte by byte empties hyper's buffers for long, and yet takes it.
             Step::Streaming | Step::Flushing => {
-                let still = still.min(now.saturating_sub(self.conn.taken()));
+                // Of one stream among others, what the connection takes says nothing.
+                let still = if self.stream_id == 0 { still.min(now.saturating_sub(self.conn.taken())) } else { still };
                 (still > idle).then_some(Reason::ClientTimeout)
             }
         }
@@ -408,7 +428,7 @@ impl Flight {
             return;
         }
         self.worker.arrive(self.key.get());
-        self.conn.ends();
+        self.conn.ends(self.worker.now());
         let reason = self.verdict.get().or(reason);
         self.reason.set(reason);
         if reason.is_some() && self.head_at.get().is_some() {

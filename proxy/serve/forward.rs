@@ -1,9 +1,10 @@
-//! One request, as readable steps: refuse, route, claim, rewrite, send (once more where that is safe), rewrite back,
-//! stream.
+//! One request, as readable steps: see who asks, refuse, send elsewhere, route, claim, rewrite, send (once more where
+//! that is safe), rewrite back, stream; or open a tunnel.
 
 use std::rc::Rc;
 
-use http::{HeaderValue, StatusCode, header, request};
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, Version, header, request, response};
 use hyper::body::Body as _;
 use hyper::{Request, Response};
 
@@ -14,17 +15,37 @@ use super::error::{Failure, Reason};
 use super::flight::{Flight, Guard};
 use super::headers::{self, Recipient, Sender};
 use super::incoming::Incoming;
-use super::pool::{Link, Lost, Purpose};
+use super::pool::{BackendStream, Link, Lost, Purpose};
 use super::retry::{self, Attempt};
-use super::worker::Worker;
+use super::tunnel::Tunnel;
+use super::worker::{Routed, Worker};
+use crate::cell::StreamKind;
 
-/// Answers a request. Never fails, always records.
-pub async fn forward(worker: &Rc<Worker>, conn: &Rc<Conn>, request: Request<Incoming>) -> Response<Body> {
+/// What a client gets.
+#[derive(Debug)]
+pub enum Answer {
+    /// An answer.
+    Response(Response<Body>),
+    /// An answer's head, and bytes both ways from then on.
+    Tunnel(Response<()>, Box<Tunnel>),
+}
+
+/// Answers a request, which came on this stream of an HTTP/2 connection (0 on any other). Never fails, always records.
+pub async fn forward(worker: &Rc<Worker>, conn: &Rc<Conn>, request: Request<Incoming>, stream: u32) -> Answer {
     let (head, body) = request.into_parts();
-    let guard = Flight::begin(worker, conn, &head);
+    let is_http2 = head.version == Version::HTTP_2;
+    let guard = Flight::begin(worker, conn, &head, stream);
     let mut response = match exchange(worker, conn, &guard, head, body).await {
-        Ok(Exchange { head, body, link, upload }) => {
+        Ok(Outcome::Passes(Exchange { head, body, link, upload })) => {
             Response::from_parts(head, Body::streaming(body, link, upload, guard))
+        }
+        Ok(Outcome::Redirects(location)) => {
+            guard.redirects();
+            answer::redirect(location).map(|text| Body::own(text, guard))
+        }
+        Ok(Outcome::Upgrades(Upgrade { head, backend, ahead, is_websocket, body })) => {
+            let tunnel = Tunnel::new(guard, backend, ahead, is_websocket, body);
+            return Answer::Tunnel(Response::from_parts(head, ()), Box::new(tunnel));
         }
         Err(failure) => {
             guard.complain(&failure);
@@ -32,18 +53,37 @@ pub async fn forward(worker: &Rc<Worker>, conn: &Rc<Conn>, request: Request<Inco
             answer::to(failure.reason).map(|text| Body::own(text, guard))
         }
     };
-    if worker.is_stopping() {
+    if is_http2 {
+        response.headers_mut().remove(header::CONNECTION);
+    } else if worker.is_stopping() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response
+    Answer::Response(response)
+}
+
+/// What becomes of a request.
+enum Outcome {
+    Passes(Exchange),
+    Redirects(HeaderValue),
+    Upgrades(Upgrade),
 }
 
 /// A backend's answer, ready to be streamed.
 struct Exchange {
-    head: http::response::Parts,
+    head: response::Parts,
     body: Incoming,
     link: Link,
     upload: Option<Rc<Source>>,
+}
+
+/// A backend's 101, and what follows it.
+struct Upgrade {
+    head: response::Parts,
+    backend: BackendStream,
+    ahead: Bytes,
+    is_websocket: bool,
+    /// The client's half, where it is a stream of its own.
+    body: Incoming,
 }
 
 async fn exchange(
@@ -52,39 +92,52 @@ async fn exchange(
     guard: &Guard,
     mut head: request::Parts,
     body: Incoming,
-) -> Result<Exchange, Failure> {
-    let address = conn.client.ip().to_canonical();
-    let sender = Sender {
-        address,
-        text: &conn.ip,
-        trusted: worker.trusts(address),
-        secure: false,
-        subject: None,
-        forwarded: worker.says_forwarded(),
-    };
+) -> Result<Outcome, Failure> {
+    let sender = sender(worker, conn);
     // First of all, so that the log names the client of a refused request too.
     let client = headers::client(&head, &sender, |address| worker.trusts(address));
     guard.comes_from(client);
     headers::refuse(&head)?;
+    let secure = headers::is_secure(&head, &sender);
+    if let Some(port) = conn.manner.redirect_https
+        && !secure
+        && let Some(location) = headers::redirect_https(&head, port)?
+    {
+        return Ok(Outcome::Redirects(location));
+    }
     refuse_too_large(worker, &body)?;
-    worker.claim(guard, headers::host(&head), headers::path(&head))?;
+    let wanted = match worker.claim(guard, &head, secure)? {
+        Routed::Here { upgrade } => upgrade,
+        Routed::Elsewhere(location) => return Ok(Outcome::Redirects(location)),
+    };
 
+    let is_http2 = head.version == Version::HTTP_2;
+    if let Some(token) = wanted {
+        let key = if is_http2 { headers::begin_upgrade(&mut head, &token) } else { None };
+        headers::to_backend(&mut head, &sender, client, true, Some(token.clone()));
+        guard.identify(&head.headers);
+        return upgrade(worker, conn, guard, head, body, Wanted { token, key, is_http2 }).await;
+    }
     let sized = body.size_hint().exact().is_some();
     headers::to_backend(&mut head, &sender, client, sized, None);
     guard.identify(&head.headers);
-
     let upload = Source::new(body, guard.flight(), worker.limits().body_size);
-    let (response, link) = send(worker, conn, guard, head, &upload).await?;
-    let (mut head, body) = response.into_parts();
-    // We never ask for a change of protocol, and there is no sixth class of statuses (RFC 9110, section 15).
-    if head.status == StatusCode::SWITCHING_PROTOCOLS || head.status.as_u16() >= 600 {
-        return Err(Reason::BackendMalformed.into());
+    let (response, link) = send(worker, conn, guard, head, &upload, Purpose::Exchange).await?;
+    passes(conn, guard, response, link, upload, is_http2)
+}
+
+/// Who is at the other end, and whether its word counts.
+fn sender<'c>(worker: &Worker, conn: &'c Conn) -> Sender<'c> {
+    let client = conn.client();
+    let address = client.address.ip().to_canonical();
+    Sender {
+        address,
+        text: &client.ip,
+        trusted: worker.trusts(address),
+        secure: client.secure,
+        subject: client.subject.as_ref(),
+        forwarded: worker.says_forwarded(),
     }
-    let hsts = if sender.secure { guard.hsts() } else { None };
-    let recipient = Recipient { http2: false, preview: guard.terms().preview, hsts: hsts.as_ref() };
-    headers::to_client(&mut head, &recipient);
-    guard.answers(head.status, &head.headers);
-    Ok(Exchange { head, body, link, upload })
 }
 
 /// A length that is known to be too much is refused before anybody is bothered.
@@ -95,6 +148,72 @@ fn refuse_too_large(worker: &Worker, body: &Incoming) -> Result<(), Reason> {
     }
 }
 
+/// The backend's answer as the client gets it.
+fn passes(
+    conn: &Conn,
+    guard: &Guard,
+    response: Response<Incoming>,
+    link: Link,
+    upload: Option<Rc<Source>>,
+    is_http2: bool,
+) -> Result<Outcome, Failure> {
+    let (mut head, body) = response.into_parts();
+    // Nobody asked for a change of protocol, and there is no sixth class of statuses (RFC 9110, section 15).
+    if head.status == StatusCode::SWITCHING_PROTOCOLS || head.status.as_u16() >= 600 {
+        return Err(Reason::BackendMalformed.into());
+    }
+    headers::to_client(&mut head, &recipient(conn, guard, is_http2));
+    guard.answers(head.status, &head.headers);
+    Ok(Outcome::Passes(Exchange { head, body, link, upload }))
+}
+
+fn recipient(conn: &Conn, guard: &Guard, is_http2: bool) -> Recipient {
+    let terms = guard.terms();
+    Recipient { http2: is_http2, preview: terms.preview, hsts: terms.hsts.filter(|_| conn.client().secure) }
+}
+
+/// What a client wants its connection or stream to become.
+struct Wanted {
+    token: HeaderValue,
+    /// The key that we made for a client that has none.
+    key: Option<HeaderValue>,
+    is_http2: bool,
+}
+
+/// Asks the backend for the upgrade. A tunnel begins after its 101 and not before: until then, what the client sends
+/// could be a request (CVE-2026-2833).
+async fn upgrade(
+    worker: &Rc<Worker>,
+    conn: &Conn,
+    guard: &Guard,
+    head: request::Parts,
+    body: Incoming,
+    wanted: Wanted,
+) -> Result<Outcome, Failure> {
+    let Wanted { token, key, is_http2 } = wanted;
+    let (response, link) = send(worker, conn, guard, head, &None, Purpose::Upgrade).await?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        // To an HTTP/2 client every 2xx says that the tunnel is open (RFC 8441, section 5).
+        if is_http2 && response.status().is_success() {
+            return Err(Reason::BackendMalformed.into());
+        }
+        return passes(conn, guard, response, link, None, is_http2);
+    }
+    let (mut head, _none) = response.into_parts();
+    if !headers::is_upgraded(&head, &token) {
+        return Err(Reason::BackendMalformed.into());
+    }
+    if is_http2 {
+        headers::finish_upgrade(&mut head, key.as_ref())?;
+    }
+    let (backend, ahead) = link.into_raw().await?;
+    headers::to_client(&mut head, &recipient(conn, guard, is_http2));
+    guard.answers(head.status, &head.headers);
+    guard.becomes_stream(StreamKind::Tunnel);
+    let is_websocket = token.as_bytes().eq_ignore_ascii_case(b"websocket");
+    Ok(Outcome::Upgrades(Upgrade { head, backend, ahead, is_websocket, body }))
+}
+
 /// Sends the request to the claimed backend; once more, on a fresh connection, where no backend can have acted on it.
 async fn send(
     worker: &Rc<Worker>,
@@ -102,9 +221,13 @@ async fn send(
     guard: &Guard,
     head: request::Parts,
     upload: &Option<Rc<Source>>,
+    purpose: Purpose,
 ) -> Result<(Response<Incoming>, Link), Failure> {
     let again = copy(&head);
-    let failure = match try_once(conn, guard, head, upload, true).await {
+    let lane = guard.lane().ok_or(Reason::Internal)?;
+    // An upgrade takes its connection with it.
+    let idle = if purpose == Purpose::Exchange { lane.reuse(Some(conn.own())) } else { None };
+    let failure = match try_once(conn, guard, head, upload, purpose, idle).await {
         Ok(done) => return Ok(done),
         Err(Unanswered { failure, repeat: false }) => return Err(failure),
         Err(Unanswered { failure, repeat: true }) => failure,
@@ -112,8 +235,8 @@ async fn send(
     tracing::debug!(reason = failure.reason.label(), "sending a request again: {failure}");
     guard.retries();
     // The color may have changed since.
-    worker.claim(guard, headers::host(&again), headers::path(&again))?;
-    try_once(conn, guard, again, upload, false).await.map_err(|unanswered| unanswered.failure)
+    worker.claim_again(guard, headers::host(&again), headers::path(&again))?;
+    try_once(conn, guard, again, upload, purpose, None).await.map_err(|unanswered| unanswered.failure)
 }
 
 /// A request that got no answer.
@@ -133,16 +256,17 @@ async fn try_once(
     guard: &Guard,
     head: request::Parts,
     upload: &Option<Rc<Source>>,
-    reuse: bool,
+    purpose: Purpose,
+    idle: Option<Link>,
 ) -> Result<(Response<Incoming>, Link), Unanswered> {
-    let lane = guard.lane().ok_or(Failure::from(Reason::Internal))?;
     let method = head.method.clone();
-    let own = Some(conn.own());
-    let mut link = match reuse.then(|| lane.reuse(own)).flatten() {
+    let mut link = match idle {
         Some(link) => link,
-        None => guard.connecting(lane.connect(guard.terms().connect, own, Purpose::Exchange)).await??,
+        None => open(conn, guard, purpose).await?,
     };
-    let request = request(head, upload);
+    // A client that asks first is asked by us when the backend asks.
+    let asks_first = upload.is_some() && head.headers.contains_key(header::EXPECT);
+    let request = Request::from_parts(head, Upload::new(upload.clone(), asks_first));
     match guard.waiting(link.send(request)).await? {
         Ok(response) => Ok((response, link)),
         Err(Lost { failure, written, read, reset }) => {
@@ -153,10 +277,9 @@ async fn try_once(
     }
 }
 
-/// The request as one try sends it.
-fn request(head: request::Parts, upload: &Option<Rc<Source>>) -> Request<Upload> {
-    let asks_first = upload.is_some() && head.headers.contains_key(header::EXPECT);
-    Request::from_parts(head, Upload::new(upload.clone(), asks_first))
+async fn open(conn: &Conn, guard: &Guard, purpose: Purpose) -> Result<Link, Failure> {
+    let lane = guard.lane().ok_or(Reason::Internal)?;
+    guard.connecting(lane.connect(guard.terms().connect, Some(conn.own()), purpose)).await?
 }
 
 /// A second copy of a request's head: two allocations, the names and values are shared.

@@ -12,7 +12,7 @@ mod upgrade;
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, StatusCode, Version, request, response};
 
@@ -20,7 +20,7 @@ use super::error::Reason;
 pub use client::{Sender, client, is_secure, text};
 pub use redirect::{canonical, redirect_https};
 pub use refuse::{host, path, refuse};
-pub use upgrade::{is_upgraded, protocol, upgrade};
+pub use upgrade::{begin_upgrade, finish_upgrade, is_upgraded, protocol, upgrade, wanted};
 
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -81,21 +81,21 @@ pub fn to_backend(
     }
 }
 
-/// Turns what [`to_backend`] made into what a backend reads that speaks HTTP/2 in clear.
+/// Turns what [`to_backend`] made into what a backend reads that speaks HTTP/2 in clear (RFC 9113, section 8.3.1): the
+/// host goes into the target, what frames HTTP/1.1 goes away.
 ///
 /// # Errors
-/// [`Reason::HostMissing`]: HTTP/1.0 need not say a host, HTTP/2 must.
+/// [`Reason::HostInvalid`] or [`Reason::TargetInvalid`], where [`refuse()`] and the library disagree.
 pub fn to_http2_backend(head: &mut request::Parts) -> Result<(), Reason> {
-    let host = head.headers.remove(header::HOST).ok_or(Reason::HostMissing)?;
-    let mut parts = std::mem::take(&mut head.uri).into_parts();
-    parts.authority = Some(Authority::try_from(host.as_bytes()).map_err(|_| Reason::HostInvalid)?);
-    parts.scheme = Some(Scheme::HTTP);
-    head.uri = Uri::from_parts(parts).map_err(|_| Reason::TargetInvalid)?;
-    // The body is not held back either; a client that waits for a 100 gets ours as soon as the backend's window opens.
-    let names = [header::EXPECT, header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
-    for name in names {
+    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
         head.headers.remove(name);
     }
+    // Only HTTP/1.0 may have no host; as long as the version says so, h2 leaves out the authority.
+    let Some(host) = head.headers.remove(header::HOST) else { return Ok(()) };
+    let mut parts = std::mem::take(&mut head.uri).into_parts();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(Authority::try_from(host.as_bytes()).map_err(|_invalid| Reason::HostInvalid)?);
+    head.uri = Uri::from_parts(parts).map_err(|_invalid| Reason::TargetInvalid)?;
     head.version = Version::HTTP_2;
     Ok(())
 }
@@ -235,17 +235,18 @@ fn new_id() -> HeaderValue {
 
 /// Whom an answer is for.
 #[derive(Debug, Clone, Copy)]
-pub struct Recipient<'s> {
+pub struct Recipient {
     /// Whether it reads HTTP/2.
     pub http2: bool,
     /// Whether it came by a preview host.
     pub preview: bool,
-    /// What the service says by Strict-Transport-Security; nothing in clear, where browsers do not believe it.
-    pub hsts: Option<&'s HeaderValue>,
+    /// For how many seconds Strict-Transport-Security forbids it to come without TLS; nothing in clear, where browsers
+    /// do not believe it.
+    pub hsts: Option<u64>,
 }
 
 /// Turns a backend's answer head into the one the client reads.
-pub fn to_client(head: &mut response::Parts, recipient: &Recipient<'_>) {
+pub fn to_client(head: &mut response::Parts, recipient: &Recipient) {
     let headers = &mut head.headers;
     // Whether this was asked for is decided by now: see `is_upgraded`.
     let upgraded = head.status == StatusCode::SWITCHING_PROTOCOLS && !recipient.http2;
@@ -266,9 +267,12 @@ pub fn to_client(head: &mut response::Parts, recipient: &Recipient<'_>) {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(X_ROBOTS_TAG, HeaderValue::from_static("noindex"));
     }
-    if let Some(hsts) = recipient.hsts {
-        // A backend that speaks about it itself knows better, such as which hosts below it are meant.
-        headers.entry(header::STRICT_TRANSPORT_SECURITY).or_insert_with(|| hsts.clone());
+    // A backend that speaks about it itself knows better, such as which hosts below it are meant.
+    if let Some(seconds) = recipient.hsts
+        && let Entry::Vacant(entry) = headers.entry(header::STRICT_TRANSPORT_SECURITY)
+        && let Ok(hsts) = HeaderValue::from_maybe_shared(Bytes::from(format!("max-age={seconds}")))
+    {
+        entry.insert(hsts);
     }
     head.version = if recipient.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
 }

@@ -4,11 +4,23 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Connections that may wait to be accepted, per socket; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
+
+/// How clients are received on one address.
+#[derive(Debug, Clone, Default)]
+pub struct Manner {
+    /// With TLS, configured so.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Whether a client may begin with HTTP/2 without having been asked (in clear only).
+    pub h2c: bool,
+    /// Whether connections begin with a PROXY header.
+    pub proxy_header: bool,
+    /// Every request is sent to https, on this port.
+    pub redirect_https: Option<u16>,
+}
 
 /// One address, with a socket for each worker.
 #[derive(Debug)]
@@ -17,15 +29,15 @@ pub struct Listener {
     pub address: SocketAddr,
     /// One socket per worker.
     pub sockets: Vec<TcpListener>,
-    /// The rules of its handshakes; none in clear.
-    pub tls: Option<Arc<ServerConfig>>,
+    /// How clients are received there.
+    pub manner: Manner,
 }
 
 /// Binds an address once for each worker.
 ///
 /// # Errors
 /// The kernel's: the port is taken, not permitted, or the address is not this host's.
-pub fn bind(address: SocketAddr, workers: usize, tls: Option<Arc<ServerConfig>>) -> io::Result<Listener> {
+pub fn bind(address: SocketAddr, workers: usize, manner: Manner) -> io::Result<Listener> {
     if address.port() != 0 {
         // SO_REUSEPORT would let us share the port with another process of ours, half of the requests each; a socket
         // without it is refused while anybody listens.
@@ -37,7 +49,7 @@ pub fn bind(address: SocketAddr, workers: usize, tls: Option<Arc<ServerConfig>>)
     for _ in 1..workers {
         sockets.push(socket(address, true)?);
     }
-    Ok(Listener { address, sockets, tls })
+    Ok(Listener { address, sockets, manner })
 }
 
 fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
@@ -61,7 +73,7 @@ mod tests {
 
     #[test]
     fn every_worker_gets_a_socket_on_the_same_port() {
-        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 3, None).expect("a free port");
+        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 3, Manner::default()).expect("a free port");
         assert_eq!(listener.sockets.len(), 3);
         for socket in &listener.sockets {
             assert_eq!(socket.local_addr().expect("an address"), listener.address);
@@ -70,8 +82,8 @@ mod tests {
 
     #[test]
     fn a_port_that_another_door_listens_on_is_taken() {
-        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1, None).expect("a free port");
-        let error = bind(listener.address, 1, None).expect_err("a taken port");
+        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1, Manner::default()).expect("a free port");
+        let error = bind(listener.address, 1, Manner::default()).expect_err("a taken port");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 }

@@ -224,6 +224,9 @@ fn method_index(method: &Method) -> usize {
 pub struct Clients {
     accepted: AtomicU64,
     open: AtomicU64,
+    handshakes: AtomicU64,
+    /// By reason. Locked when a connection fails and when somebody sums; never while a request is served.
+    failures: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Clients {
@@ -239,9 +242,24 @@ impl Clients {
         self.open.store(read(&self.open).saturating_sub(1), Ordering::Release);
     }
 
+    /// A connection failed before or beside its requests, for this reason.
+    pub fn failed(&self, label: &'static str) {
+        *lock(&self.failures).entry(label).or_default() += 1;
+    }
+
+    /// A TLS handshake was completed.
+    pub fn shook_hands(&self) {
+        add(&self.handshakes, 1);
+    }
+
     /// Connections ever accepted.
     pub fn accepted(&self) -> u64 {
         read(&self.accepted)
+    }
+
+    /// TLS handshakes completed.
+    pub fn handshakes(&self) -> u64 {
+        read(&self.handshakes)
     }
 
     /// Connections open now.
@@ -285,6 +303,22 @@ impl Meters {
             totals
         };
         meters.iter().map(|(owner, meters)| (owner.clone(), sum(meters))).collect()
+    }
+
+    /// TLS handshakes completed, over all workers.
+    pub fn handshakes(&self) -> u64 {
+        lock(&self.clients).iter().map(|clients| clients.handshakes()).sum()
+    }
+
+    /// Connections that failed, by reason, over all workers.
+    pub fn connection_failures(&self) -> BTreeMap<&'static str, u64> {
+        let mut sums = BTreeMap::new();
+        for clients in lock(&self.clients).iter() {
+            for (reason, count) in lock(&clients.failures).iter() {
+                *sums.entry(*reason).or_default() += count;
+            }
+        }
+        sums
     }
 
     /// Client connections accepted ever and open now, over all workers.

@@ -53,7 +53,16 @@ impl ServingMetrics {
             lost.add(&[("reason", "queue_full")], losses.queue_full() as f64);
             lost.add(&[("reason", "write_failed")], losses.write_failed() as f64);
         }
-        vec![all, now, lost]
+        let mut handshakes = Family::counter("bgproxy_tls_handshakes_total", "TLS handshakes completed.");
+        handshakes.add(&[], self.meters.handshakes() as f64);
+        let mut failures = Family::counter(
+            "bgproxy_connection_failures_total",
+            "Client connections that failed before or beside their requests, by reason; docs/failures.md explains each.",
+        );
+        for (reason, count) in self.meters.connection_failures() {
+            failures.add(&[("reason", reason)], count as f64);
+        }
+        vec![all, now, handshakes, failures, lost]
     }
 }
 

@@ -74,9 +74,9 @@ impl<B: Body<Data = Bytes> + Unpin> Pump<B> {
         self.stream.send_reset(reason);
     }
 
-    /// The stream, when the body has passed.
-    pub fn into_stream(self) -> SendStream<Bytes> {
-        self.stream
+    /// The body and the stream, when there is nothing left to pass, or no use in it.
+    pub fn into_parts(self) -> (B, SendStream<Bytes>) {
+        (self.body, self.stream)
     }
 
     /// True when it was the last frame.

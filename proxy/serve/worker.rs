@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwap, Cache};
+use http::{HeaderValue, request};
 use slab::Slab;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
@@ -21,11 +22,13 @@ use super::closing;
 use super::conn::{self, Conn};
 use super::error::Reason;
 use super::flight::{Flight, Guard};
+use super::headers;
+use super::listen::Manner;
 use super::meter::{Clients, Meter, Meters};
 use super::pool::{Claim, Lane};
 use super::probe;
-use crate::mail::{Close, Closing, Cut, Letter};
-use crate::table::{Backend, Table};
+use crate::mail::{Close, Closing, Cut, Letter, Pace};
+use crate::table::{Backend, Destination, Table};
 
 /// How often a worker looks for what has waited too long. A deadline is never early, and at most two of these late.
 pub const SWEEP: Duration = Duration::from_millis(100);
@@ -34,6 +37,9 @@ pub const SWEEP: Duration = Duration::from_millis(100);
 /// with bytes in the kernel's buffers).
 const QUIET: Duration = Duration::from_millis(500);
 
+/// What a tunnel passes at once.
+const SCRATCH: usize = 32 * 1024;
+
 /// What a worker is made of.
 #[derive(Debug)]
 pub struct Parts {
@@ -41,8 +47,8 @@ pub struct Parts {
     pub id: usize,
     /// How many workers there are.
     pub workers: usize,
-    /// Its listening sockets, one per address.
-    pub sockets: Vec<std::net::TcpListener>,
+    /// Its listening sockets, one per address, and how clients are received there.
+    pub sockets: Vec<(std::net::TcpListener, Manner)>,
     /// Where the newest table is.
     pub table: Arc<ArcSwap<Table>>,
     /// Its mail.
@@ -60,7 +66,8 @@ pub struct Worker {
     workers: usize,
     /// Numbers about requests that no service is to blame for.
     pub nowhere: Arc<Meter>,
-    clients: Arc<Clients>,
+    /// Numbers about client connections.
+    pub clients: Arc<Clients>,
     meters: Arc<Meters>,
     table: RefCell<Cache<Arc<ArcSwap<Table>>, Arc<Table>>>,
     lanes: RefCell<Vec<Option<Rc<Lane>>>>,
@@ -70,6 +77,8 @@ pub struct Worker {
     access: Option<RefCell<Lines>>,
     born: Instant,
     now: Cell<u64>,
+    /// Where bytes of tunnels are read into: they stay nowhere, so that idle tunnels cost nothing.
+    pub scratch: RefCell<Box<[u8]>>,
     /// Told when a connection ends: somebody may be waiting to accept the next, or for the last.
     ended: Notify,
     /// Accepting is over: for whoever waits for it, and for whoever asks at each request, which must not take a lock.
@@ -94,6 +103,20 @@ pub struct Terms {
     pub stream_idle: u64,
     /// Idle backend connections kept.
     pub pool: usize,
+    /// For how many seconds answers over TLS forbid to come without it.
+    pub hsts: Option<u64>,
+}
+
+/// Where a request goes.
+#[derive(Debug)]
+pub enum Routed {
+    /// To the backend that it has claimed now; `upgrade` is what the connection shall become.
+    Here {
+        /// The protocol's name.
+        upgrade: Option<HeaderValue>,
+    },
+    /// To another host of the service.
+    Elsewhere(HeaderValue),
 }
 
 /// The table's limits, ready for use.
@@ -135,8 +158,8 @@ pub fn run(parts: Parts) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
     runtime.block_on(async {
         let mut listeners = Vec::with_capacity(parts.sockets.len());
-        for socket in parts.sockets {
-            listeners.push(TcpListener::from_std(socket)?);
+        for (socket, manner) in parts.sockets {
+            listeners.push((TcpListener::from_std(socket)?, Rc::new(manner)));
         }
         let mut table = Cache::new(parts.table);
         let limits = Limits::new(&table.load().limits, parts.workers);
@@ -154,13 +177,14 @@ pub fn run(parts: Parts) -> io::Result<()> {
             access: parts.access.map(RefCell::new),
             born: Instant::now(),
             now: Cell::new(0),
+            scratch: RefCell::new(vec![0; SCRATCH].into()),
             ended: Notify::new(),
             stop: CancellationToken::new(),
             stopping: Cell::new(false),
         });
         let mut accepting = JoinSet::new();
-        for listener in listeners {
-            accepting.spawn_local(accept(worker.clone(), listener));
+        for (listener, manner) in listeners {
+            accepting.spawn_local(accept(worker.clone(), listener, manner));
         }
         tokio::select! {
             () = worker.clone().read_mail(parts.mailbox, accepting) => Ok(()),
@@ -171,7 +195,7 @@ pub fn run(parts: Parts) -> io::Result<()> {
 }
 
 /// Accepts clients on one socket until the worker stops.
-async fn accept(worker: Rc<Worker>, listener: TcpListener) {
+async fn accept(worker: Rc<Worker>, listener: TcpListener, manner: Rc<Manner>) {
     /// After running out of descriptors: trying at once would spin.
     const PAUSE: Duration = Duration::from_millis(50);
     let mut exhausted = false;
@@ -179,7 +203,7 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
         match accepted {
             Ok((stream, client)) => {
                 exhausted = false;
-                conn::serve(worker.clone(), stream, client);
+                conn::serve(worker.clone(), stream, client, manner.clone());
             }
             Err(error) if is_client_noise(&error) => tracing::debug!("a client left while connecting: {error}"),
             Err(error) => {
@@ -191,19 +215,19 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener) {
             }
         }
     }
-    if let Err(error) = accept_queued(&worker, listener) {
+    if let Err(error) = accept_queued(&worker, listener, &manner) {
         tracing::warn!("cannot accept the clients that were in the queue: {error}");
     }
 }
 
 /// Whoever is in the kernel's queue is connected as far as he can tell; closing the socket would reset him.
-fn accept_queued(worker: &Rc<Worker>, listener: TcpListener) -> io::Result<()> {
+fn accept_queued(worker: &Rc<Worker>, listener: TcpListener, manner: &Rc<Manner>) -> io::Result<()> {
     let listener = listener.into_std()?;
     loop {
         match listener.accept() {
             Ok((stream, client)) => {
                 stream.set_nonblocking(true)?;
-                conn::serve(worker.clone(), TcpStream::from_std(stream)?, client);
+                conn::serve(worker.clone(), TcpStream::from_std(stream)?, client, manner.clone());
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) if is_client_noise(&error) => {}
@@ -271,13 +295,37 @@ impl Worker {
     }
 
     /// Routes a request and claims the backend, without an `.await` in between: a fence (see [`crate::mail`]) falls
-    /// before or after this, never into it.
+    /// before or after this, never into it. `secure` tells how the client came.
+    ///
+    /// # Errors
+    /// [`Reason::NoRoute`], or that the service does not do what is asked of the connection.
+    pub fn claim(&self, guard: &Guard, head: &request::Parts, secure: bool) -> Result<Routed, Reason> {
+        let mut table = self.table.borrow_mut();
+        let to = table.load().destination(headers::host(head), headers::path(head)).ok_or(Reason::NoRoute)?;
+        let config = &to.service.config;
+        if !to.preview
+            && let Some(host) = &config.canonical_host
+            && let Some(location) = headers::canonical(head, host, secure)
+        {
+            return Ok(Routed::Elsewhere(location));
+        }
+        let upgrade = headers::wanted(head, &config.upgrades, to.backend.protocol)?;
+        self.hold(guard, &to);
+        Ok(Routed::Here { upgrade })
+    }
+
+    /// The same for a request that goes out once more.
     ///
     /// # Errors
     /// [`Reason::NoRoute`].
-    pub fn claim(&self, guard: &Guard, host: &str, path: &str) -> Result<(), Reason> {
+    pub fn claim_again(&self, guard: &Guard, host: &str, path: &str) -> Result<(), Reason> {
         let mut table = self.table.borrow_mut();
         let to = table.load().destination(host, path).ok_or(Reason::NoRoute)?;
+        self.hold(guard, &to);
+        Ok(())
+    }
+
+    fn hold(&self, guard: &Guard, to: &Destination<'_>) {
         let config = &to.service.config;
         let terms = Terms {
             generation: to.service.generation,
@@ -287,9 +335,9 @@ impl Worker {
             idle: millis(config.timeouts.idle),
             stream_idle: millis(config.streams.idle),
             pool: config.pool.size,
+            hsts: config.hsts.map(|hsts| hsts.get().as_secs()),
         };
-        guard.claim(Claim::new(self.lane(to.backend)), terms, to.service.hsts.clone());
-        Ok(())
+        guard.claim(Claim::new(self.lane(to.backend)), terms);
     }
 
     /// This worker's lane to a backend, made when first needed.
@@ -454,10 +502,7 @@ impl Worker {
         cut
     }
 
-    /// Gives every stream that is meant a time to leave, the oldest first. What would end sooner by an earlier letter
-    /// is left to that.
     fn close_streams(&self, close: &Close) -> Closing {
-        let now = self.elapsed();
         let flights = self.flights.borrow();
         let mut streams: Vec<&Rc<Flight>> = flights
             .iter()
@@ -465,8 +510,14 @@ impl Worker {
             .filter(|flight| flight.streams(close.slot) && flight.terms().generation < close.before)
             .filter(|flight| !flight.leaving())
             .collect();
+        self.dismiss(&mut streams, close.pace)
+    }
+
+    /// Gives these streams a time to leave, the oldest first. What would end sooner by an earlier letter is left to that.
+    fn dismiss(&self, streams: &mut [&Rc<Flight>], pace: Pace) -> Closing {
+        let now = self.elapsed();
         streams.sort_by_key(|flight| flight.started());
-        let times: Vec<u64> = closing::times(streams.len(), close, self.id, self.workers)
+        let times: Vec<u64> = closing::times(streams.len(), pace, self.id, self.workers)
             .map(|time| now.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
             .collect();
         let Some(last) = times.last().copied() else { return Closing::default() };
@@ -477,7 +528,8 @@ impl Worker {
         Closing { streams: streams.len() as u64, within: Duration::from_millis(last.saturating_sub(now)) }
     }
 
-    /// Stops in three steps: accept nothing more and say `Connection: close`; end idle connections; cut what is left.
+    /// Stops in three steps: accept nothing more and say `Connection: close`; end idle connections, and streams one by
+    /// one; cut what is left.
     async fn finish(&self, within: Duration, accepting: JoinSet<()>) {
         let deadline = tokio::time::Instant::now() + within;
         self.stopping.set(true);
@@ -488,6 +540,12 @@ impl Worker {
             return;
         }
         self.conns.borrow().iter().for_each(|(_, conn)| conn.retire());
+        {
+            let flights = self.flights.borrow();
+            let mut streams: Vec<_> = flights.iter().map(|(_, flight)| flight).collect();
+            streams.retain(|flight| flight.stream().is_some());
+            self.dismiss(&mut streams, Pace { over: within / 2, per_second: u32::MAX });
+        }
         if self.empty_before(deadline).await {
             return;
         }

@@ -85,13 +85,19 @@ fn request(bytes: &[u8]) -> Read<(Request, &[u8])> {
         [] if line.ends_with("HTTP/1.0") => {}
         _ => return wrong("Host", bytes),
     }
-    for (name, allowed) in [("connection", "te"), ("te", "trailers"), ("expect", "100-continue")] {
+    // Both or none; what follows such a request is not HTTP once it was answered with 101, which no backend here does.
+    let upgrades = all("upgrade") == [b"websocket"] && all("connection") == [b"upgrade"];
+    let connection = if upgrades { "upgrade" } else { "te" };
+    for (name, allowed) in [("connection", connection), ("te", "trailers"), ("expect", "100-continue")] {
         let values = all(name);
         if values.len() > 1 || values.iter().any(|value| !value.eq_ignore_ascii_case(allowed.as_bytes())) {
             return wrong(name, bytes);
         }
     }
-    for name in ["upgrade", "http2-settings", "keep-alive", "proxy-connection", "proxy-authorization"] {
+    if !upgrades && !all("upgrade").is_empty() {
+        return wrong("upgrade", bytes);
+    }
+    for name in ["http2-settings", "keep-alive", "proxy-connection", "proxy-authorization"] {
         if !all(name).is_empty() {
             return wrong(name, bytes);
         }

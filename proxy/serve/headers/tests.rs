@@ -63,7 +63,7 @@ fn answer(status: u16, headers: &[(&str, &str)]) -> response::Parts {
     response.body(()).expect("an answer").into_parts().0
 }
 
-const PLAIN: Recipient<'static> = Recipient { http2: false, preview: false, hsts: None };
+const PLAIN: Recipient = Recipient { http2: false, preview: false, hsts: None };
 
 fn websocket() -> Vec<UpgradeToken> {
     vec![UpgradeToken::websocket()]
@@ -345,6 +345,7 @@ fn an_http2_backend_is_spoken_to_in_its_words() {
     assert_eq!(
         lines(&head.headers),
         [
+            "expect: 100-continue",
             "te: trailers",
             "x-forwarded-for: 203.0.113.9",
             "x-forwarded-host: a:1",
@@ -354,7 +355,12 @@ fn an_http2_backend_is_spoken_to_in_its_words() {
     );
     let mut old = self::head("GET", "/", &[]);
     old.version = Version::HTTP_10;
-    assert_eq!(to_http2_backend(&mut sent(old, false)), Err(Reason::HostMissing));
+    let mut old = sent(old, false);
+    to_http2_backend(&mut old).expect("a request");
+    assert_eq!((old.version, old.uri.authority()), (Version::HTTP_10, None), "it has no host, and none is made up");
+    let mut all = sent(self::head("OPTIONS", "*", &[("host", "a")]), false);
+    to_http2_backend(&mut all).expect("a request");
+    assert_eq!(all.uri.path(), "*");
 }
 
 #[test]
@@ -437,8 +443,7 @@ fn an_answer_loses_what_belongs_to_the_backends_connection() {
 
 #[test]
 fn an_answer_over_tls_says_hsts_unless_the_backend_does() {
-    let hsts = HeaderValue::from_static("max-age=60");
-    let recipient = Recipient { hsts: Some(&hsts), ..PLAIN };
+    let recipient = Recipient { hsts: Some(60), ..PLAIN };
     for (own, expected) in [(vec![], "max-age=60"), (vec![("strict-transport-security", "max-age=1")], "max-age=1")] {
         let mut head = answer(200, &own);
         to_client(&mut head, &recipient);

@@ -1,10 +1,12 @@
 //! Does this request, and does its answer, turn the connection into something else?
 
-use bgproxy_conf::UpgradeToken;
+use bgproxy_conf::{Protocol, UpgradeToken};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode, Version, request, response};
 
 use super::tokens;
+use crate::serve::error::Reason;
+use crate::serve::websocket;
 
 /// The protocol that an HTTP/2 client wants to speak in a stream (RFC 8441): its CONNECT has a `:protocol`.
 pub fn protocol(head: &request::Parts) -> Option<&str> {
@@ -26,6 +28,54 @@ pub fn upgrade(head: &request::Parts, allowed: &[UpgradeToken]) -> Option<Header
         // Never, whatever the list says: requests inside it would pass unseen.
         && !token.eq_ignore_ascii_case(b"h2c");
     if is_allowed && fits && says_upgrade(headers) { HeaderValue::from_bytes(token).ok() } else { None }
+}
+
+/// The protocol that a request shall be passed on for, by either version of HTTP. A backend that speaks HTTP/2 gets no
+/// upgrades.
+///
+/// # Errors
+/// [`Reason::UpgradeRefused`]: without the protocol nothing is left of an HTTP/2 client's CONNECT that could be served.
+pub fn wanted(
+    head: &request::Parts,
+    allowed: &[UpgradeToken],
+    backend: Protocol,
+) -> Result<Option<HeaderValue>, Reason> {
+    let Some(protocol) = protocol(head) else {
+        return Ok(if backend == Protocol::Http1 { upgrade(head, allowed) } else { None });
+    };
+    let is_allowed = allowed.iter().any(|allowed| allowed.as_str().eq_ignore_ascii_case(protocol));
+    if !is_allowed || backend != Protocol::Http1 {
+        return Err(Reason::UpgradeRefused);
+    }
+    HeaderValue::from_str(protocol).map(Some).map_err(|_| Reason::UpgradeRefused)
+}
+
+/// Makes an HTTP/2 client's CONNECT the GET that asks for the same upgrade (RFC 8441, section 5), with the key that a
+/// websocket's handshake has in HTTP/1.1 and that the client did not have to send.
+pub fn begin_upgrade(head: &mut request::Parts, token: &HeaderValue) -> Option<HeaderValue> {
+    head.method = Method::GET;
+    head.extensions.remove::<h2::ext::Protocol>();
+    if !token.as_bytes().eq_ignore_ascii_case(b"websocket") {
+        return None;
+    }
+    let key = HeaderValue::try_from(websocket::new_key()).ok()?;
+    head.headers.insert(header::SEC_WEBSOCKET_KEY, key.clone());
+    Some(key)
+}
+
+/// Makes a backend's 101 the 200 that opens an HTTP/2 client's stream.
+///
+/// # Errors
+/// [`Reason::BackendMalformed`]: the backend did not take up the key, so it is no websocket that answers.
+pub fn finish_upgrade(head: &mut response::Parts, key: Option<&HeaderValue>) -> Result<(), Reason> {
+    let accepted = head.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
+    if let Some(key) = key
+        && accepted.is_none_or(|accepted| accepted != websocket::accept_key(key.as_bytes()))
+    {
+        return Err(Reason::BackendMalformed);
+    }
+    head.status = StatusCode::OK;
+    Ok(())
 }
 
 /// Whether the backend agreed to upgrade to this protocol, and to nothing else.

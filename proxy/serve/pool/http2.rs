@@ -9,13 +9,13 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
-use http::uri::{Authority, Scheme, Uri};
-use http::{HeaderName, Method, StatusCode, Version, header, request};
+use http::{Method, StatusCode};
 use hyper::body::Body as _;
 use hyper::{Request, Response};
 
 use super::super::body::Upload;
 use super::super::error::{Failure, Reason};
+use super::super::headers;
 use super::super::incoming::{Incoming, Recv};
 use super::super::pump::Pump;
 use super::io::{BackendIo, Wire};
@@ -164,7 +164,7 @@ impl Http2 {
         let before = shared.wire.written.get();
         let lost = |error| lost(shared, error, before);
         let (mut head, mut body) = request.into_parts();
-        to_http2(&mut head)?;
+        headers::to_http2_backend(&mut head)?;
         let is_head = head.method == Method::HEAD;
         let mut open = body.gate_opener();
         let whole = body.is_end_stream();
@@ -231,72 +231,4 @@ fn lost(shared: &Shared, error: h2::Error, before: u64) -> Lost {
 fn was_left_alone(error: &h2::Error) -> bool {
     let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
     error.is_remote() && (refused || error.is_go_away())
-}
-
-/// Turns a request head for an HTTP/1.1 backend into one for HTTP/2 (RFC 9113, section 8.3.1): the host goes into the
-/// target, what frames HTTP/1.1 goes away. TE is "trailers" already, if it is there at all.
-fn to_http2(head: &mut request::Parts) -> Result<(), Reason> {
-    const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-    const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-    for name in [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
-        head.headers.remove(name);
-    }
-    // Only HTTP/1.0 may have no host; as long as the version says so, h2 leaves out the authority.
-    let Some(host) = head.headers.remove(header::HOST) else { return Ok(()) };
-    let mut parts = std::mem::take(&mut head.uri).into_parts();
-    parts.scheme = Some(Scheme::HTTP);
-    parts.authority = Some(Authority::try_from(host.as_bytes()).map_err(|_invalid| Reason::HostInvalid)?);
-    head.uri = Uri::from_parts(parts).map_err(|_invalid| Reason::TargetInvalid)?;
-    head.version = Version::HTTP_2;
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn head(method: &str, target: &str, headers: &[(&str, &str)]) -> request::Parts {
-        let mut builder = Request::builder().method(method).uri(target);
-        for (name, value) in headers {
-            builder = builder.header(*name, *value);
-        }
-        builder.body(()).expect("a request").into_parts().0
-    }
-
-    #[test]
-    fn the_host_becomes_the_authority_and_framing_goes() {
-        let mut head = head(
-            "POST",
-            "/a?b=%2f",
-            &[
-                ("host", "Shop.example.com:8080"),
-                ("connection", "te"),
-                ("keep-alive", "timeout=5"),
-                ("transfer-encoding", "chunked"),
-                ("te", "trailers"),
-                ("x-one", "1"),
-            ],
-        );
-        to_http2(&mut head).expect("a valid head");
-        assert_eq!(head.uri, "http://Shop.example.com:8080/a?b=%2f");
-        assert_eq!(head.version, Version::HTTP_2);
-        let mut names: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
-        names.sort_unstable();
-        assert_eq!(names, ["te", "x-one"]);
-    }
-
-    #[test]
-    fn a_target_that_is_all_of_the_host_stays_one() {
-        let mut head = head("OPTIONS", "*", &[("host", "a")]);
-        to_http2(&mut head).expect("a valid head");
-        assert_eq!(head.uri.path(), "*");
-    }
-
-    #[test]
-    fn a_request_without_a_host_stays_http_1_0() {
-        let mut head = head("GET", "/", &[]);
-        head.version = Version::HTTP_10;
-        to_http2(&mut head).expect("a valid head");
-        assert_eq!((head.version, head.uri.authority()), (Version::HTTP_10, None));
-    }
 }

@@ -1,0 +1,207 @@
+//! How is HTTP/1.1 spoken with a client? By hyper, over a socket that keeps book.
+//!
+//! hyper's own answers to malformed heads are replaced by ours, which say why. A client that begins with the preface of
+//! HTTP/2 is handed on, and so is one whose upgrade was answered with 101.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use http::Version;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::super::body::Body;
+use super::super::error::{Reason, of_hyper_status};
+use super::super::forward::{self, Answer};
+use super::super::incoming::Incoming;
+use super::super::stream::ClientStream;
+use super::super::worker::Worker;
+use super::{Conn, Flushing, Order, Over, Parting};
+
+/// hyper's buffers may grow to this, per connection and direction.
+const BUFFER: usize = 64 * 1024;
+
+/// What an HTTP/2 client says first (RFC 9113, section 3.4), as far as hyper reads before it gives up.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+
+/// Speaks HTTP/1.1 until it is over.
+pub(super) async fn speak(worker: &Rc<Worker>, conn: &Rc<Conn>, stream: ClientStream) -> Over {
+    let muted = Rc::new(Cell::new(None));
+    let io = TokioIo::new(Io { stream, conn: conn.clone(), worker: worker.clone(), muted: muted.clone() });
+    let requests = Cell::new(0_u64);
+    let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
+        requests.set(requests.get() + 1);
+        conn.old.set(request.version() == Version::HTTP_10);
+        async move {
+            Ok::<_, Infallible>(match forward::forward(worker, conn, request.map(Incoming::Http1), 0).await {
+                Answer::Response(response) => response,
+                Answer::Tunnel(response, tunnel) => {
+                    conn.continues(tunnel);
+                    response.map(|()| Body::none())
+                }
+            })
+        }
+    });
+    let header_size = worker.limits().header_size;
+    let mut http = http1::Builder::new()
+        .max_buf_size(BUFFER.max(header_size))
+        .max_header_size(header_size)
+        .serve_connection(io, service);
+    let parting = poll_fn(|cx| {
+        match conn.obey(cx) {
+            Some(Order::Abort) => return Poll::Ready(Parting::Close),
+            Some(Order::Refuse(reason)) => return Poll::Ready(Parting::Refuse(reason)),
+            // Between two requests there is no answer that could be lost.
+            Some(Order::Retire) if conn.busy.get() == 0 => return Poll::Ready(Parting::Close),
+            // hyper would put a `close` into a 101.
+            Some(Order::Retire) if conn.tunnel.borrow().is_some() => {}
+            Some(Order::Retire) => Pin::new(&mut http).graceful_shutdown(),
+            None => {}
+        }
+        // `Io` ignores hyper's shutdown of the socket: how to part is decided here.
+        Pin::new(&mut http).poll(cx).map(|result| parting(conn, muted.get(), result))
+    })
+    .await;
+    // Ends what was still going on, also what would only have had to leave hyper's buffers.
+    let http = http.into_parts();
+    drop(conn.flushing.take());
+    let stream = http.io.into_inner().stream;
+    if let Some(tunnel) = conn.tunnel.take()
+        && parting == Parting::Linger
+    {
+        return Over::Tunnel(stream, http.read_buf, tunnel);
+    }
+    if conn.broken.get() && conn.old.get() {
+        return Over::Part(stream, Parting::Reset);
+    }
+    // hyper leaves this one unanswered, and its bytes with us.
+    let broke_off = matches!(parting, Parting::Linger | Parting::Refuse(Reason::HeadMalformed));
+    if broke_off && http.read_buf.starts_with(PREFACE) {
+        // Only as the first word: later on, somebody before us may have taken it for something else.
+        let welcome = conn.manner.h2c && stream.tls().is_none() && requests.get() == 0;
+        return match welcome {
+            true => Over::Http2(stream, http.read_buf),
+            false => Over::Part(stream, Parting::Refuse(Reason::HeadMalformed)),
+        };
+    }
+    Over::Part(stream, parting)
+}
+
+fn parting(conn: &Conn, muted: Option<u16>, result: Result<(), hyper::Error>) -> Parting {
+    match result {
+        Err(error) if error.is_parse() => match muted {
+            Some(status) => Parting::Refuse(of_hyper_status(status)),
+            // It went out with an earlier answer that was still in hyper's buffers.
+            None => Parting::Linger,
+        },
+        Err(error) => {
+            tracing::debug!(client = %conn.client().address, "client connection ended: {error}");
+            Parting::Close
+        }
+        Ok(()) if conn.left.get() => Parting::Close,
+        // The client may be sending: the rest of a body, or a next request.
+        Ok(()) => Parting::Linger,
+    }
+}
+
+/// A client's stream that keeps book.
+struct Io {
+    stream: ClientStream,
+    conn: Rc<Conn>,
+    worker: Rc<Worker>,
+    /// The status of hyper's own answer, which we kept from the client.
+    muted: Rc<Cell<Option<u16>>>,
+}
+
+impl Io {
+    /// Takes hyper's own answer out of the way; true when it did. Ours, with its reason, follows in `part`.
+    fn mute(&self, first: &[u8]) -> bool {
+        // hyper writes although no request is being answered: its own answer to a head it cannot read.
+        if self.conn.busy.get() > 0 {
+            return false;
+        }
+        if self.muted.get().is_none() {
+            let status = first.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
+            self.muted.set(Some(status.unwrap_or(400)));
+        }
+        true
+    }
+
+    fn wrote(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(1..)) = result {
+            self.conn.taken.set(self.worker.now());
+        }
+        result
+    }
+
+    fn flushed(&self) {
+        if self.conn.flushing.borrow().is_empty() {
+            return;
+        }
+        for Flushing { guard, .. } in self.conn.flushing.take() {
+            guard.finish();
+        }
+        if self.conn.busy.get() == 0 {
+            self.conn.rest(self.worker.now());
+        }
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.conn.arrived(self.worker.now());
+        } else if matches!(result, Poll::Ready(Ok(()))) {
+            self.conn.left.set(true);
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.mute(buf) {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.mute(bufs.first().map_or(&[], |buf| buf)) {
+            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
+        }
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.wrote(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// hyper flushes when its buffers are empty: the moment at which an answer is with the kernel.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.stream).poll_flush(cx);
+        if matches!(result, Poll::Ready(Ok(()))) {
+            self.flushed();
+        }
+        result
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(cx)
+    }
+}
