@@ -1,18 +1,22 @@
 //! That the harness can be relied on: its parts against each other, without the door.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bgproxy_conf::wire;
 
 use crate::harness::door::{Events, Metrics};
 use crate::harness::fake::{Crowded, ok};
-use crate::harness::load::{Done, SwitchSeen, Tally};
+use crate::harness::http2::{Http2, piece, runtime};
+use crate::harness::load::{Done, Plan, Speaks, SwitchSeen, Tally};
+use crate::harness::others::nginx;
 use crate::harness::raw::{Failure, Framing, request};
 use crate::harness::tools::missing;
+use crate::harness::trust::{base64, certificate};
 use crate::harness::{
-    Act, App, Door, Fake, Kind, Load, Output, Process, Raw, need, temp_dir, text_of, wait_for, wait_until,
+    Act, App, Authority, Door, Fake, Kind, Load, Output, Process, Raw, Trust, need, temp_dir, text_of, wait_for,
+    wait_until,
 };
 
 // === the application ===
@@ -147,6 +151,139 @@ fn a_bounded_load_sends_what_it_was_told_to_and_finds_wrong_answers() {
     let tally = Load::bounded(fake.target(), 1, vec![Kind::Index], 2).finish();
     assert_eq!(tally.faults().len(), 2);
     assert!(tally.faults()[0].contains(r#"body is "green\n", must be "blue\n""#), "{:?}", tally.faults());
+}
+
+#[test]
+fn a_load_speaks_each_protocol_to_a_server_that_nobody_here_wrote() {
+    let dir = temp_dir();
+    let app = App::start(dir.path(), "blue");
+    let authority = Authority::new();
+    let (tls, clear, _nginx) = nginx_before(&app.socket(), dir.path(), &authority);
+    let trust = Trust::of(&authority, "portal.example");
+    let ways = [
+        (&tls, Speaks::TlsHttp1(trust.clone()), 8, 1),
+        (&tls, Speaks::TlsHttp2(trust.clone()), 2, 8),
+        (&tls, Speaks::TlsHttp2(trust.resuming()), 2, 8),
+        (&clear, Speaks::H2c, 2, 8),
+    ];
+    for (to, speaks, connections, streams) in ways {
+        let plan = Plan::new(to.as_path(), connections, Kind::mixed()).speaks(speaks.clone()).streams(streams);
+        let tally = plan.requests(30).renew(40).start().finish();
+        tally.assert_clean();
+        assert_eq!((tally.connections.len(), tally.total()), (connections * streams, 30 * connections * streams));
+        assert_eq!(tally.by_color()["blue"], tally.total(), "{speaks:?}");
+    }
+}
+
+#[test]
+fn a_load_over_http2_finds_wrong_answers_and_lost_connections() {
+    let dir = temp_dir();
+    let socket = dir.path().join("s");
+    let server = format!(
+        "server {{ listen unix:{} http2; keepalive_requests 3; location / {{ add_header X-Color blue; \
+         return 200 \"green\\n\"; }} }}",
+        socket.display()
+    );
+    let mut nginx = nginx(dir.path(), &server, &socket);
+    let plan = Plan::new(socket.as_path(), 1, vec![Kind::Index]).speaks(Speaks::H2c);
+    let tally = plan.clone().requests(10).start().finish();
+    // That it ends the connection after three requests is its right, and no fault.
+    assert_eq!(tally.faults().len(), 10);
+    assert!(tally.faults()[0].contains(r#"body is "green\n", must be "blue\n""#), "{:?}", tally.faults());
+    nginx.kill9();
+    let tally = plan.requests(1).start().finish();
+    assert!(tally.faults()[0].contains("cannot connect"), "{:?}", tally.faults());
+}
+
+#[test]
+fn a_client_over_tls_knows_whom_it_speaks_to() {
+    let dir = temp_dir();
+    let (authority, other) = (Authority::new(), Authority::new());
+    let upstream = Fake::answers(dir.path().join("a"), ok("hi"));
+    let (tls, _, _nginx) = nginx_before(Path::new(&upstream.address()), dir.path(), &authority);
+    let mut raw = Raw::connect_tls(&*tls, &Trust::of(&authority, "portal.example"));
+    raw.send(request("GET", "/", &[("Connection", "close")], b""));
+    assert_eq!(raw.response().text(), "hi");
+    assert!(!raw.rest().reset, "an orderly end");
+    let shown = raw.server_certificate().expect("a certificate");
+    assert_eq!(shown, certificate(&text_of(&dir.path().join("tls/cert.pem"))));
+
+    let refused = |trust: Trust| Raw::try_connect_tls(&*tls, &trust).expect_err("not that one").to_string();
+    let other_name = refused(Trust::of(&authority, "other.example"));
+    assert!(other_name.contains("not valid for name \"other.example\""), "{other_name}");
+    let other_authority = refused(Trust::of(&other, "portal.example"));
+    assert!(other_authority.contains("UnknownIssuer"), "{other_authority}");
+}
+
+#[test]
+fn a_client_of_http2_asks_and_opens_a_tunnel_on_one_connection() {
+    let dir = temp_dir();
+    let path = dir.path().join("s");
+    runtime().block_on(async {
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let serving = async {
+            let (socket, _) = listener.accept().await.unwrap();
+            let mut serving = h2::server::Builder::new().enable_connect_protocol().handshake(socket).await.unwrap();
+            while let Some(request) = serving.accept().await {
+                let (request, mut answer) = request.unwrap();
+                let protocol = request.extensions().get::<h2::ext::Protocol>().map(|name| name.as_str().to_owned());
+                let mut out = answer.send_response(http::Response::new(()), false).unwrap();
+                let said = protocol.unwrap_or_else(|| request.uri().path().to_owned());
+                out.send_data(bytes::Bytes::from(said), true).unwrap();
+            }
+        };
+        let asking = async {
+            let open = Http2::connect(&path.as_path().into(), None).await.unwrap();
+            let answer = open.get("https://portal.example/x").await.unwrap();
+            assert_eq!((answer.status, answer.text(), answer.head.version.as_str()), (200, "/x".into(), "HTTP/2"));
+            let (status, _out, mut body) = open.websocket("https://portal.example/tunnel").await.unwrap();
+            assert_eq!((status, piece(&mut body).await.unwrap().unwrap()), (200, "websocket".into()));
+            assert!(piece(&mut body).await.is_none() && !open.has_ended());
+        };
+        tokio::join!(serving, asking);
+    });
+}
+
+#[test]
+fn an_authority_signs_for_servers_and_clients_that_programs_believe() {
+    let (authority, dir) = (Authority::new(), temp_dir());
+    let ca = authority.write(dir.path());
+    let server = dir.path().join("server");
+    authority.server_for(&["portal.example", "127.0.0.1"], Duration::from_secs(60)).write(&server);
+    let client = dir.path().join("client");
+    authority.client("alice").write(&client);
+    let verify = |dir: &Path, args: &[&str]| {
+        let mut command = Command::new(need("openssl"));
+        command.args(["verify", "-CAfile"]).arg(&ca).args(args).arg(dir.join("cert.pem"));
+        Output::of(&mut command, dir)
+    };
+    verify(&server, &["-purpose", "sslserver", "-verify_hostname", "portal.example"]).ok();
+    verify(&server, &["-purpose", "sslserver", "-verify_ip", "127.0.0.1"]).ok();
+    verify(&client, &["-purpose", "sslclient"]).ok();
+    assert_ne!(verify(&client, &["-purpose", "sslserver"]).code, Some(0));
+    let later = (SystemTime::now() + Duration::from_secs(120)).duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let told = verify(&server, &["-attime", &later.as_secs().to_string()]);
+    assert!(told.stderr.contains("certificate has expired"), "{told:?}");
+    assert_eq!([base64(b""), base64(b"f"), base64(b"fo"), base64(b"foo")], ["", "Zg==", "Zm8=", "Zm9v"]);
+}
+
+/// An nginx before a socket: over TLS with the certificate in `tls/`, and in clear over HTTP/2.
+fn nginx_before(socket: &Path, dir: &Path, authority: &Authority) -> (PathBuf, PathBuf, Process) {
+    authority.server(&["portal.example"]).write(&dir.join("tls"));
+    let (tls, clear) = (dir.join("tls.sock"), dir.join("h2c.sock"));
+    let place = "location / { proxy_pass http://behind; proxy_http_version 1.1; proxy_set_header Connection ''; }";
+    let http = format!(
+        "client_max_body_size 0;\nupstream behind {{ server unix:{}; keepalive 32; }}\n\
+         server {{ listen unix:{} ssl http2; ssl_certificate {dir}/tls/cert.pem; \
+         ssl_certificate_key {dir}/tls/key.pem; {place} }}\n\
+         server {{ listen unix:{} http2; {place} }}",
+        socket.display(),
+        tls.display(),
+        clear.display(),
+        dir = dir.display(),
+    );
+    let process = nginx(dir, &http, &tls);
+    (tls, clear, process)
 }
 
 #[test]

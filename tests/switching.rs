@@ -1,17 +1,16 @@
 //! Switching, draining, receipts: what a command promises is kept, and what it refuses changes nothing.
 
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use bgproxy_conf::wire::{Action, DrainOutcome, IdleReply, Phase, ProbeReport, Receipt, Role, SwitchReply, What};
 use serde_json::json;
 
 use crate::harness::fake::of_color;
-use crate::harness::load::SwitchSeen;
+use crate::harness::load::{Plan, SwitchSeen};
 use crate::harness::raw::request;
 use crate::harness::{
-    Act, DEADLINE, Door, Fake, Kind, Load, Output, Pair, Process, Raw, Response, Site, temp_dir, text_of, wait_for,
-    wait_until,
+    Act, DEADLINE, Door, Fake, Kind, Load, Output, Pair, Process, Raw, Response, Site, tell, temp_dir, text_of,
+    wait_for, wait_until,
 };
 
 const SWITCH: &str = "/v1/services/portal/switch";
@@ -26,20 +25,24 @@ const THINK: Duration = Duration::from_millis(10);
 #[test]
 fn two_hundred_switches_by_bgctl_under_load_lose_nothing() {
     let site = Site::start();
-    let load = Load::thinking(site.door.addr(), CONNECTIONS, Kind::mixed(), THINK);
+    let load = Plan::new(site.door.addr(), CONNECTIONS, Kind::mixed()).think(THINK).start();
+    by_bgctl(&site.door, "bgctl", load);
+}
+
+fn by_bgctl(door: &Door, how: &str, load: Load) {
     let began = Instant::now();
     let seen = each_switch(&load, |to| {
-        let (seen, output) = SwitchSeen::during(to, || site.door.bgctl(&["switch", to, "--json"]).ok());
+        let (seen, output) = SwitchSeen::during(to, || door.bgctl(&["switch", to, "--json"]).ok());
         let reply: SwitchReply = serde_json::from_str(&output.stdout).expect("a reply");
         (seen, reply.receipt.expect("a receipt"))
     });
-    judge("bgctl", began, load, seen);
+    judge(how, began, load, seen);
 }
 
 #[test]
 fn two_hundred_switches_by_the_live_file_under_load_lose_nothing() {
     let site = Site::start_with(|door| door.live_file());
-    let load = Load::thinking(site.door.addr(), CONNECTIONS, Kind::mixed(), THINK);
+    let load = Plan::new(site.door.addr(), CONNECTIONS, Kind::mixed()).think(THINK).start();
     let mut events = site.door.events(None);
     let began = Instant::now();
     let seen = each_switch(&load, |to| {
@@ -68,6 +71,7 @@ fn each_switch(load: &Load, mut switch: impl FnMut(&str) -> (SwitchSeen, Receipt
 
 fn judge(how: &str, began: Instant, load: Load, seen: Vec<(SwitchSeen, Receipt)>) {
     let took = began.elapsed();
+    let callers = load.progress().len();
     let tally = load.stop();
     let (switches, receipts): (Vec<_>, Vec<_>) = seen.into_iter().unzip();
     tally.assert_clean();
@@ -78,7 +82,7 @@ fn judge(how: &str, began: Instant, load: Load, seen: Vec<(SwitchSeen, Receipt)>
     let in_flight: u64 = receipts.iter().map(|receipt| receipt.in_flight).sum();
     let moved: u64 = receipts.iter().map(|receipt| receipt.moved).sum();
     let line = format!(
-        "{} switches by {how} under {CONNECTIONS} connections in {:.1} s: {} requests, {} failed, 0 by a color after its \
+        "{} switches by {how} under {callers} callers in {:.1} s: {} requests, {} failed, 0 by a color after its \
          fence, {} receipts equal to the clients' tally, {in_flight} in flight at a fence, {moved} moved",
         receipts.len(),
         took.as_secs_f64(),
@@ -86,8 +90,7 @@ fn judge(how: &str, began: Instant, load: Load, seen: Vec<(SwitchSeen, Receipt)>
         tally.faults().len(),
         told.len(),
     );
-    // Not `eprintln`, which a test that succeeds keeps to itself.
-    writeln!(std::io::stderr(), "{line}").expect("standard error");
+    tell(line);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A certificate authority of a test's own: signs certificates for servers and clients.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
@@ -20,7 +20,9 @@ pub(crate) struct Signed {
 impl Authority {
     pub(crate) fn new() -> Authority {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
-        params.distinguished_name.push(DnType::CommonName, "the authority of a test");
+        // No two of the same name, or clients take them for each other and complain about something else.
+        let name = format!("the authority of a test, {}", fastrand::u64(..));
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Authority(CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority"))
     }
@@ -28,6 +30,13 @@ impl Authority {
     /// Its own certificate, for clients to trust, or as `client_ca`.
     pub(crate) fn pem(&self) -> String {
         self.0.pem()
+    }
+
+    /// Writes its own certificate into a directory: `ca.pem`, for programs to trust.
+    pub(crate) fn write(&self, dir: &Path) -> PathBuf {
+        let path = dir.join("ca.pem");
+        std::fs::write(&path, self.pem()).expect("the authority's certificate");
+        path
     }
 
     /// A server's certificate for these names (or addresses), valid from yesterday on for a year.

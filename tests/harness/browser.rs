@@ -22,6 +22,12 @@ impl Browser {
     /// Starts a browser whose profile is in `dir`.
     #[track_caller]
     pub(crate) fn start(dir: &Path) -> Browser {
+        Browser::start_with(dir, &[])
+    }
+
+    /// The same with more arguments for Chromium.
+    #[track_caller]
+    pub(crate) fn start_with(dir: &Path, more: &[&str]) -> Browser {
         let mut command = Command::new(need("chromedriver"));
         command.arg("--port=0");
         let mut process = Process::start("chromedriver", &mut command, &dir.join("chromedriver.log"));
@@ -33,7 +39,7 @@ impl Browser {
         let mut browser =
             Browser { driver: SocketAddr::from(([127, 0, 0, 1], port)), session: String::new(), _process: process };
         let profile = format!("--user-data-dir={}", dir.join("profile").display());
-        let args = [
+        let mut args = vec![
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
@@ -45,6 +51,7 @@ impl Browser {
             "--window-size=1200,900",
             &profile,
         ];
+        args.extend(more);
         let binary = need("chromium");
         let wish = json!({ "capabilities": { "alwaysMatch": {
             "goog:chromeOptions": { "args": args, "binary": binary },

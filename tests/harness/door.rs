@@ -13,9 +13,12 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::raw::{Body, Raw, Response, Target, request};
-use super::{DEADLINE, Fake, Output, Process, must, need, temp_dir};
+use super::{Authority, DEADLINE, Fake, Output, Process, must, need, temp_dir};
 
 const BGPROXY: &str = env!("CARGO_BIN_EXE_bgproxy");
+/// What clients call a door over TLS.
+pub(crate) const NAME: &str = "portal.example";
+
 const BGCTL: &str = env!("CARGO_BIN_EXE_bgctl");
 
 /// What the door is started with; see [`Door::builder`].
@@ -49,6 +52,14 @@ impl Builder {
     /// Fakes as blue and green.
     pub(crate) fn fakes(self, blue: &Fake, green: &Fake) -> Builder {
         self.color("blue", blue.address()).color("green", green.address())
+    }
+
+    /// Its first listener speaks TLS, with a certificate for [`NAME`] that this authority signed (in `tls/`); the second
+    /// one is in clear.
+    pub(crate) fn tls(self, authority: &Authority) -> Builder {
+        let certificate = authority.server(&[NAME, "localhost", "127.0.0.1"]).write(&self.dir().join("tls"));
+        let listeners = json!([{ "address": "127.0.0.1:0", "tls": true }, { "address": "127.0.0.1:0" }]);
+        self.set("listen", listeners).set("certificate", json!([certificate]))
     }
 
     /// A color gets this long to become ready.
@@ -203,6 +214,13 @@ impl Door {
     /// The first address clients connect to.
     pub(crate) fn addr(&self) -> SocketAddr {
         self.taken.expect("the door has started").0
+    }
+
+    /// The address of another listener, by its place in the configuration.
+    #[track_caller]
+    pub(crate) fn listener(&self, number: usize) -> SocketAddr {
+        let listen = self.status().listen;
+        must(format_args!("listener {number} of {listen:?}"), listen[number].parse())
     }
 
     pub(crate) fn admin(&self) -> SocketAddr {

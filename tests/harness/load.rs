@@ -2,91 +2,145 @@
 //!
 //! Nothing is ever retried: a request that got no right answer is a failure, and stays one.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
-
-use super::raw::{Raw, Response, Target, request};
+use super::http2::{Http2, runtime};
+pub(crate) use super::kind::Kind;
+use super::kind::{Ask, Check, prepare};
+use super::raw::{Raw, Response, Target};
+pub(crate) use super::tally::{Done, SwitchSeen, Tally};
+use super::trust::Trust;
 use super::{DEADLINE, pace, wait_for};
 
 /// A load ends by itself after this, whatever its test does.
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// One kind of request, to be answered by the application of [`App`](super::App).
+/// What the clients of a load speak.
 #[derive(Debug, Clone)]
-pub(crate) enum Kind {
-    /// The page that names its color.
-    Index,
-    /// The style sheet, from nginx alone.
-    Static,
-    /// A body of so many random bytes with a `Content-Length`, digested by the application.
-    Post(usize),
-    /// The same in chunks.
-    PostChunked(usize),
-    /// An answer of so many bytes.
-    Big(usize),
+pub(crate) enum Speaks {
+    Http1,
+    TlsHttp1(Trust),
+    TlsHttp2(Trust),
+    /// HTTP/2 in clear, by prior knowledge.
+    H2c,
 }
 
-impl Kind {
-    /// What real clients mix.
-    pub(crate) fn mixed() -> Vec<Kind> {
-        use Kind::*;
-        vec![Index, Post(100), Static, Index, PostChunked(5_000), Big(40_000), Index, Post(70_000)]
+/// What a load is to be.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    to: Target,
+    mix: Vec<Kind>,
+    connections: usize,
+    speaks: Speaks,
+    streams: usize,
+    requests: usize,
+    think: Duration,
+    renew: usize,
+}
+
+impl Plan {
+    /// `connections` connections in HTTP/1.1, each of which goes through `mix` again and again, each from another
+    /// place.
+    pub(crate) fn new(to: impl Into<Target>, connections: usize, mix: Vec<Kind>) -> Plan {
+        Plan {
+            to: to.into(),
+            mix,
+            connections,
+            speaks: Speaks::Http1,
+            streams: 1,
+            requests: usize::MAX,
+            think: Duration::ZERO,
+            renew: usize::MAX,
+        }
     }
-}
 
-/// One request and what became of it.
-#[derive(Debug, Clone)]
-pub(crate) struct Done {
-    /// The color that answered, when there was an answer.
-    pub(crate) color: Option<Arc<str>>,
-    pub(crate) sent: Instant,
-    pub(crate) done: Instant,
-    /// What was wrong.
-    pub(crate) fault: Option<String>,
+    pub(crate) fn speaks(mut self, speaks: Speaks) -> Plan {
+        self.speaks = speaks;
+        self
+    }
+
+    /// So many requests at once on each connection, over HTTP/2.
+    pub(crate) fn streams(mut self, streams: usize) -> Plan {
+        self.streams = streams;
+        self
+    }
+
+    /// At most so many requests, of each connection or stream slot.
+    pub(crate) fn requests(mut self, requests: usize) -> Plan {
+        self.requests = requests;
+        self
+    }
+
+    /// Up to `think` between an answer and the next request: as much concurrency, but the machine has time for other
+    /// things, such as starting `bgctl` two hundred times.
+    pub(crate) fn think(mut self, think: Duration) -> Plan {
+        self.think = think;
+        self
+    }
+
+    /// A new connection after so many requests.
+    pub(crate) fn renew(mut self, requests: usize) -> Plan {
+        self.renew = requests;
+        self
+    }
+
+    /// Begins.
+    pub(crate) fn start(self) -> Load {
+        let slots = match self.speaks {
+            Speaks::Http1 | Speaks::TlsHttp1(_) => 1,
+            Speaks::TlsHttp2(_) | Speaks::H2c => self.streams,
+        };
+        let plan = Arc::new(self);
+        let stop = Arc::new(AtomicBool::new(false));
+        let lists: Vec<Arc<Mutex<Vec<Done>>>> = (0..plan.connections * slots).map(|_| Arc::default()).collect();
+        let mut callers = lists.iter().enumerate().map(|(number, list)| Caller {
+            plan: Arc::clone(&plan),
+            number,
+            turn: 0,
+            end: Instant::now() + LONGEST,
+            random: fastrand::Rng::with_seed(number as u64),
+            colors: Vec::new(),
+            list: Arc::clone(list),
+            stop: Arc::clone(&stop),
+        });
+        let threads = (0..plan.connections)
+            .map(|_| {
+                let plan = Arc::clone(&plan);
+                let callers: Vec<Caller> = callers.by_ref().take(slots).collect();
+                let body = move || match &plan.speaks {
+                    Speaks::Http1 => callers.into_iter().for_each(|caller| call(caller, None)),
+                    Speaks::TlsHttp1(trust) => callers.into_iter().for_each(|caller| call(caller, Some(trust))),
+                    Speaks::TlsHttp2(trust) => call_at_once(&plan, callers, Some(trust)),
+                    Speaks::H2c => call_at_once(&plan, callers, None),
+                };
+                std::thread::Builder::new().stack_size(1024 * 1024).spawn(body).expect("a thread")
+            })
+            .collect();
+        Load { connections: lists, threads, stop }
+    }
 }
 
 /// A running load.
 pub(crate) struct Load {
+    /// Over HTTP/2: of each stream slot.
     connections: Vec<Arc<Mutex<Vec<Done>>>>,
     threads: Vec<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
 }
 
 impl Load {
-    /// Begins `connections` connections, each of which goes through `mix` again and again, each from another place.
+    /// Begins `connections` connections in HTTP/1.1, each of which goes through `mix` again and again, each from
+    /// another place. [`Plan`] begins others.
     pub(crate) fn start(to: impl Into<Target>, connections: usize, mix: Vec<Kind>) -> Load {
-        Load::bounded(to, connections, mix, usize::MAX)
+        Plan::new(to, connections, mix).start()
     }
 
     /// The same, with at most `requests` requests per connection.
     pub(crate) fn bounded(to: impl Into<Target>, connections: usize, mix: Vec<Kind>, requests: usize) -> Load {
-        Load::begin(to.into(), connections, mix, requests, Duration::ZERO)
-    }
-
-    /// Without end, and with up to `think` between an answer and the next request: as much concurrency, but the
-    /// machine has time for other things, such as starting `bgctl` two hundred times.
-    pub(crate) fn thinking(to: impl Into<Target>, connections: usize, mix: Vec<Kind>, think: Duration) -> Load {
-        Load::begin(to.into(), connections, mix, usize::MAX, think)
-    }
-
-    fn begin(to: Target, connections: usize, mix: Vec<Kind>, requests: usize, think: Duration) -> Load {
-        let stop = Arc::new(AtomicBool::new(false));
-        let lists: Vec<Arc<Mutex<Vec<Done>>>> = (0..connections).map(|_| Arc::default()).collect();
-        let threads = lists
-            .iter()
-            .enumerate()
-            .map(|(number, list)| {
-                let (to, mix, list, stop) = (to.clone(), mix.clone(), Arc::clone(list), Arc::clone(&stop));
-                let body = move || Caller { to, mix, number, list, stop, think, open: None }.call(requests);
-                std::thread::Builder::new().stack_size(256 * 1024).spawn(body).expect("a thread")
-            })
-            .collect();
-        Load { connections: lists, threads, stop }
+        Plan::new(to, connections, mix).requests(requests).start()
     }
 
     /// Requests ended so far, per connection.
@@ -134,7 +188,9 @@ impl Load {
             let lacking = |list: &&Arc<Mutex<Vec<Done>>>| !newest(list, since).iter().any(&hit);
             match self.connections.iter().filter(lacking).count() {
                 0 => Ok(()),
-                count => Err(format!("{count} of {} lack it, {} requests failed", self.threads.len(), self.failed())),
+                count => {
+                    Err(format!("{count} of {} lack it, {} requests failed", self.connections.len(), self.failed()))
+                }
             }
         });
     }
@@ -181,257 +237,135 @@ fn newest(list: &Mutex<Vec<Done>>, since: Instant) -> Vec<Done> {
     new
 }
 
-/// One connection of a load.
+/// One request after another: a connection of HTTP/1.1, or a stream slot of HTTP/2.
 struct Caller {
-    to: Target,
-    mix: Vec<Kind>,
+    plan: Arc<Plan>,
     number: usize,
+    turn: usize,
+    end: Instant,
+    random: fastrand::Rng,
+    colors: Vec<Arc<str>>,
     list: Arc<Mutex<Vec<Done>>>,
     stop: Arc<AtomicBool>,
-    think: Duration,
-    open: Option<Raw>,
 }
 
 impl Caller {
-    fn call(mut self, requests: usize) {
-        let end = Instant::now() + LONGEST;
-        let mut random = fastrand::Rng::with_seed(self.number as u64);
-        let mut colors: Vec<Arc<str>> = Vec::new();
-        for turn in 0..requests {
-            if self.stop.load(Ordering::Acquire) || Instant::now() > end {
-                return;
-            }
-            pace(self.think.mul_f64(random.f64()));
-            let kind = self.mix[(self.number + turn) % self.mix.len()].clone();
-            let (bytes, check) = prepare(&kind, &mut random);
-            let sent = Instant::now();
-            let (color, fault) = match self.exchange(&bytes) {
-                Ok(response) => (response.color().map(|color| known(&mut colors, color)), check(&response).err()),
-                Err(why) => (None, Some(why)),
-            };
-            let done = Instant::now();
-            if fault.is_some() {
-                self.open = None;
-            }
-            let fault = fault.map(|why| format!("{kind:?} on connection {}, request {turn}: {why}", self.number));
-            self.list.lock().expect("no panic").push(Done { color, sent, done, fault });
+    /// How long to think before the next request; none when there is none.
+    fn next(&mut self) -> Option<Duration> {
+        if self.stop.load(Ordering::Acquire) || Instant::now() > self.end || self.turn == self.plan.requests {
+            return None;
         }
+        self.turn += 1;
+        Some(self.plan.think.mul_f64(self.random.f64()))
     }
 
-    fn exchange(&mut self, bytes: &[u8]) -> Result<Response, String> {
-        if self.open.is_none() {
-            self.open = Some(Raw::try_connect(&self.to).map_err(|why| why.to_string())?);
+    fn kind(&self) -> &Kind {
+        &self.plan.mix[(self.number + self.turn) % self.plan.mix.len()]
+    }
+
+    fn prepare(&mut self) -> (Ask, Check) {
+        let kind = self.kind().clone();
+        prepare(&kind, &mut self.random)
+    }
+
+    /// Remembers what became of a request; whether it was well.
+    fn note(&mut self, sent: Instant, answer: Result<Response, String>, check: &Check) -> bool {
+        let done = Instant::now();
+        let (color, fault) = match answer {
+            Ok(answer) => (answer.color().map(|color| self.known(color)), check(&answer).err()),
+            Err(why) => (None, Some(why)),
+        };
+        let well = fault.is_none();
+        let told = |why| format!("{:?} of caller {}, request {}: {why}", self.kind(), self.number, self.turn);
+        let fault = fault.map(told);
+        self.list.lock().expect("no panic").push(Done { color, sent, done, fault });
+        well
+    }
+
+    /// The same few names again and again: one allocation each.
+    fn known(&mut self, name: &str) -> Arc<str> {
+        if let Some(color) = self.colors.iter().find(|color| &***color == name) {
+            return Arc::clone(color);
         }
-        let open = self.open.as_mut().expect("connected");
-        let answer = open.try_send(bytes).and_then(|()| open.try_response()).map_err(|why| why.to_string())?;
-        if !answer.keeps_alive() {
-            self.open = None;
-        }
-        Ok(answer)
+        let color: Arc<str> = name.into();
+        self.colors.push(Arc::clone(&color));
+        color
     }
 }
 
-/// The same few names again and again: one allocation each.
-fn known(colors: &mut Vec<Arc<str>>, name: &str) -> Arc<str> {
-    if let Some(color) = colors.iter().find(|color| &***color == name) {
-        return Arc::clone(color);
-    }
-    colors.push(name.into());
-    colors[colors.len() - 1].clone()
-}
-
-type Check = Box<dyn Fn(&Response) -> Result<(), String>>;
-
-/// A request's bytes, and what its answer must be.
-fn prepare(kind: &Kind, random: &mut fastrand::Rng) -> (Vec<u8>, Check) {
-    match *kind {
-        Kind::Index => (
-            request("GET", "/", &[], b""),
-            Box::new(|answer| {
-                let color = expect_ok(answer)?;
-                expect_eq("body", answer.text(), format!("{color}\n"))
-            }),
-        ),
-        Kind::Static => (
-            request("GET", "/static/style.css", &[], b""),
-            Box::new(|answer| {
-                expect_ok(answer)?;
-                expect_eq("body", answer.body.as_slice(), include_bytes!("../app/static/style.css"))
-            }),
-        ),
-        Kind::Big(size) => (
-            request("GET", &format!("/big?bytes={size}"), &[], b""),
-            Box::new(move |answer| {
-                expect_ok(answer)?;
-                expect_eq("length", answer.body.len(), size)?;
-                let right = answer.body.iter().zip((0..251u8).cycle()).all(|(is, must)| *is == must);
-                expect_eq("every byte right", right, true)
-            }),
-        ),
-        Kind::Post(size) => {
-            let body = random_bytes(size, random);
-            (request("POST", "/echo?a=1", &[], &body), check_echo(&body))
-        }
-        Kind::PostChunked(size) => {
-            let body = random_bytes(size, random);
-            let mut bytes = request("POST", "/echo?a=2", &[("Transfer-Encoding", "chunked")], b"");
-            for piece in body.chunks(1_700) {
-                bytes.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
-                bytes.extend_from_slice(piece);
-                bytes.extend_from_slice(b"\r\n");
-            }
-            bytes.extend_from_slice(b"0\r\n\r\n");
-            (bytes, check_echo(&body))
+/// A thread with a connection of HTTP/1.1.
+fn call(mut caller: Caller, trust: Option<&Trust>) {
+    let mut open: Option<Raw> = None;
+    let mut used = 0;
+    while let Some(think) = caller.next() {
+        pace(think);
+        let (ask, check) = caller.prepare();
+        let sent = Instant::now();
+        let answer = exchange(&caller.plan.to, trust, &mut open, &ask.bytes());
+        used += 1;
+        let goes_on = answer.as_ref().is_ok_and(Response::keeps_alive);
+        if !caller.note(sent, answer, &check) || !goes_on || used == caller.plan.renew {
+            open = None;
+            used = 0;
         }
     }
 }
 
-fn check_echo(body: &[u8]) -> Check {
-    let (length, digest) = (body.len(), hex(&Sha256::digest(body)));
-    Box::new(move |answer| {
-        let color = expect_ok(answer)?;
-        let said: serde_json::Value = serde_json::from_slice(&answer.body).map_err(|why| why.to_string())?;
-        expect_eq("method", &said["method"], &"POST".into())?;
-        expect_eq("length", &said["length"], &length.into())?;
-        expect_eq("sha256", &said["sha256"], &digest.as_str().into())?;
-        expect_eq("color", &said["color"], &color.into())
-    })
-}
-
-/// The color of an answer that is a 200 with a color.
-fn expect_ok(answer: &Response) -> Result<&str, String> {
-    if answer.status != 200 {
-        return Err(format!("status {} ({}): {}", answer.status, via(answer), answer.text()));
+fn exchange(to: &Target, trust: Option<&Trust>, open: &mut Option<Raw>, bytes: &[u8]) -> Result<Response, String> {
+    let connect = || match trust {
+        Some(trust) => Raw::try_connect_tls(to, trust),
+        None => Raw::try_connect(to),
+    };
+    if open.is_none() {
+        *open = Some(connect().map_err(|why| why.to_string())?);
     }
-    answer.color().ok_or_else(|| "no X-Color".to_owned())
+    let raw = open.as_mut().expect("connected");
+    raw.try_send(bytes).and_then(|()| raw.try_response()).map_err(|why| why.to_string())
 }
 
-fn via(answer: &Response) -> &str {
-    answer.header("proxy-status").unwrap_or("no Proxy-Status")
+/// A thread with a connection of HTTP/2.
+fn call_at_once(plan: &Plan, callers: Vec<Caller>, trust: Option<&Trust>) {
+    let shared = tokio::sync::Mutex::new((None, 0));
+    let calls = callers.into_iter().map(|caller| call_in_a_slot(plan, caller, trust, &shared));
+    runtime().block_on(futures_util::future::join_all(calls));
 }
 
-fn expect_eq<T: PartialEq + std::fmt::Debug>(what: &str, is: T, must: T) -> Result<(), String> {
-    if is == must { Ok(()) } else { Err(format!("{what} is {is:?}, must be {must:?}")) }
-}
+/// The connection that the slots share, and how many requests were sent over it.
+type Shared = tokio::sync::Mutex<(Option<Arc<Http2>>, usize)>;
 
-fn random_bytes(size: usize, random: &mut fastrand::Rng) -> Vec<u8> {
-    let mut bytes = vec![0; size];
-    random.fill(&mut bytes);
-    bytes
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// A switch as its commander saw it.
-#[derive(Debug, Clone)]
-pub(crate) struct SwitchSeen {
-    pub(crate) asked: Instant,
-    /// When the reply had come: from here on only `to` may answer.
-    pub(crate) replied: Instant,
-    pub(crate) to: String,
-}
-
-impl SwitchSeen {
-    /// Commands a switch and notes when.
-    pub(crate) fn during<T>(to: &str, command: impl FnOnce() -> T) -> (SwitchSeen, T) {
-        let asked = Instant::now();
-        let reply = command();
-        (SwitchSeen { asked, replied: Instant::now(), to: to.to_owned() }, reply)
-    }
-}
-
-/// All that a load has seen.
-#[derive(Debug)]
-pub(crate) struct Tally {
-    /// Per connection, in the order the requests were sent.
-    pub(crate) connections: Vec<Vec<Done>>,
-}
-
-impl Tally {
-    pub(crate) fn total(&self) -> usize {
-        self.all().count()
-    }
-
-    /// What went wrong, a line each.
-    pub(crate) fn faults(&self) -> Vec<&str> {
-        self.all().filter_map(|done| done.fault.as_deref()).collect()
-    }
-
-    /// Fails the test, with the first faults, if there was any.
-    #[track_caller]
-    pub(crate) fn assert_clean(&self) {
-        let faults = self.faults();
-        let first = &faults[..faults.len().min(10)];
-        assert!(faults.is_empty(), "{} of {} requests failed:\n{}", faults.len(), self.total(), first.join("\n"));
-    }
-
-    /// Answers per color.
-    pub(crate) fn by_color(&self) -> BTreeMap<String, usize> {
-        let mut counts = BTreeMap::new();
-        for color in self.all().filter_map(|done| done.color.as_deref()) {
-            *counts.entry(color.to_owned()).or_default() += 1;
+async fn call_in_a_slot(plan: &Plan, mut caller: Caller, trust: Option<&Trust>, shared: &Shared) {
+    while let Some(think) = caller.next() {
+        tokio::time::sleep(think).await;
+        let (ask, check) = caller.prepare();
+        let sent = Instant::now();
+        let answer = exchange_in_a_slot(plan, trust, shared, &ask).await;
+        if !caller.note(sent, answer, &check) {
+            *shared.lock().await = (None, 0);
         }
-        counts
     }
+}
 
-    /// Cuts each connection's answers into terms (runs of one color) and sums the i-th over all connections: how many
-    /// requests each term of a live color served, as the clients saw it. To be compared with the drains' receipts.
-    ///
-    /// # Errors
-    /// A connection has another number of terms than the first one, or other colors in them: it was not waited for
-    /// between two switches (see [`Load::wait_round`]).
-    pub(crate) fn terms(&self) -> Result<Vec<(String, u64)>, String> {
-        let mut sums: Option<Vec<(String, u64)>> = None;
-        for (number, answers) in self.connections.iter().enumerate() {
-            let mut terms: Vec<(String, u64)> = Vec::new();
-            for color in answers.iter().filter_map(|done| done.color.as_deref()) {
-                match terms.last_mut() {
-                    Some((last, count)) if last == color => *count += 1,
-                    _ => terms.push((color.to_owned(), 1)),
-                }
-            }
-            let Some(sums) = &mut sums else {
-                sums = Some(terms);
-                continue;
-            };
-            let alike = sums.len() == terms.len() && sums.iter().zip(&terms).all(|(a, b)| a.0 == b.0);
-            if !alike {
-                return Err(format!("connection {number} has {} terms, connection 0 {}", terms.len(), sums.len()));
-            }
-            for (sum, term) in sums.iter_mut().zip(terms) {
-                sum.1 += term.1;
+async fn exchange_in_a_slot(
+    plan: &Plan,
+    trust: Option<&Trust>,
+    shared: &Shared,
+    ask: &Ask,
+) -> Result<Response, String> {
+    let connection = {
+        let mut shared = shared.lock().await;
+        if shared.1 == plan.renew || shared.0.as_ref().is_some_and(|open| open.has_ended()) {
+            *shared = (None, 0);
+        }
+        shared.1 += 1;
+        match &shared.0 {
+            Some(open) => Arc::clone(open),
+            None => {
+                let open = Arc::new(Http2::connect(&plan.to, trust).await.map_err(|why| why.to_string())?);
+                shared.0 = Some(Arc::clone(&open));
+                open
             }
         }
-        Ok(sums.unwrap_or_default())
-    }
-
-    /// Requests sent after a switch's reply and ended before the next switch was asked for that another color than the
-    /// new one answered. There must be none: the reply is a promise.
-    pub(crate) fn served_by_the_wrong_color(&self, switches: &[SwitchSeen]) -> Vec<&Done> {
-        self.all()
-            .filter(|done| {
-                let Some(last) = switches.partition_point(|seen| seen.replied <= done.sent).checked_sub(1) else {
-                    return false;
-                };
-                let settled = switches.get(last + 1).is_none_or(|next| done.done <= next.asked);
-                settled && done.color.as_deref().is_some_and(|color| color != switches[last].to)
-            })
-            .collect()
-    }
-
-    /// Fails the test when there was any such request.
-    #[track_caller]
-    pub(crate) fn assert_served_by_the_right_color(&self, switches: &[SwitchSeen]) {
-        let wrong = self.served_by_the_wrong_color(switches);
-        let Some(first) = wrong.first() else { return };
-        let last = switches.iter().rfind(|seen| seen.replied <= first.sent).expect("or it would not be wrong");
-        let late = first.sent - last.replied;
-        panic!("{} wrong; the first was sent {late:?} after {} went live: {first:?}", wrong.len(), last.to);
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Done> {
-        self.connections.iter().flatten()
-    }
+    };
+    let (head, body) = ask.http2("test");
+    connection.ask(head, body).await.map_err(|why| why.to_string())
 }

@@ -9,8 +9,11 @@
 //! - [`Raw`]: a client that sends exactly the bytes it is given
 //! - [`Browser`]: headless Chromium
 //! - [`authority`]: certificates of a test's own
+//! - [`others`]: nginx and HAProxy as a test wants them, clients and servers in Python
 //! - [`strict`]: reads what a backend was sent as the strictest of backends would
-//! - [`Load`]: many keep-alive clients that check and remember every answer
+//! - [`Load`]: many keep-alive clients that check and remember every answer, in each protocol ([`load::Plan`])
+//! - [`Authority`] signs certificates, [`Trust`] is a client's in it
+//! - [`http2::Http2`]: a client that speaks HTTP/2
 //!
 //! A condition is awaited with [`wait_until`] or [`wait_for`]. No test sleeps and hopes.
 
@@ -20,17 +23,24 @@ pub(crate) mod browser;
 pub(crate) mod door;
 pub(crate) mod fake;
 pub(crate) mod h2c;
+pub(crate) mod http2;
+pub(crate) mod kind;
 pub(crate) mod load;
+pub(crate) mod others;
 pub(crate) mod process;
 pub(crate) mod raw;
 pub(crate) mod site;
 pub(crate) mod strict;
+pub(crate) mod tally;
 pub(crate) mod tools;
+pub(crate) mod trust;
 
+use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub(crate) use app::App;
+pub(crate) use authority::Authority;
 pub(crate) use browser::Browser;
 pub(crate) use door::Door;
 pub(crate) use fake::{Act, Fake};
@@ -40,6 +50,7 @@ pub(crate) use process::{Output, Process};
 pub(crate) use raw::{Raw, Response};
 pub(crate) use site::{Pair, Site};
 pub(crate) use tools::{need, steady_snapshots};
+pub(crate) use trust::Trust;
 
 /// How long anything may take before a test gives up. Generous: it is only ever waited out by a failing test.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -90,6 +101,11 @@ pub(crate) fn must<T, E: std::fmt::Display>(what: impl std::fmt::Display, result
 #[expect(clippy::disallowed_methods, reason = "the one place; a test that wants to wait uses `wait_until`")]
 pub(crate) fn pace(time: Duration) {
     std::thread::sleep(time);
+}
+
+/// Says something about a run that went well, such as what was counted. (`eprintln` is kept back then.)
+pub(crate) fn tell(text: impl std::fmt::Display) {
+    writeln!(std::io::stderr(), "{text}").expect("standard error");
 }
 
 /// The text of a file, or why there is none: for messages.

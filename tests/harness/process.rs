@@ -24,11 +24,17 @@ pub(crate) struct Process {
 impl Process {
     /// Starts a program; all it prints is appended to `log`.
     pub(crate) fn start(name: &str, command: &mut Command, log: &Path) -> Process {
+        Process::start_on(name, command, log, Stdio::null())
+    }
+
+    /// The same with something on its standard input, such as a socket that it shall accept from: so its port is
+    /// known, and nobody else's.
+    pub(crate) fn start_on(name: &str, command: &mut Command, log: &Path, input: impl Into<Stdio>) -> Process {
         // Children of a killed child become ours, to be waited for; else they were zombies of whoever is process 1.
         must("the place of a reaper", set_child_subreaper(Some(getpid())));
         let file = File::options().create(true).append(true).open(log).expect("a log file");
         let child = command
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(file.try_clone().expect("a second handle"))
             .stderr(file)
             .spawn()

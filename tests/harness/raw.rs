@@ -1,14 +1,18 @@
-//! A client that sends exactly the bytes it is given, over TCP or a unix socket, and reads answers strictly.
+//! A client that sends exactly the bytes it is given, over TCP or a unix socket, in clear or over TLS, and reads answers
+//! strictly.
 
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use rustls::ClientConnection;
+use rustls::pki_types::CertificateDer;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::trust::Trust;
 use super::{DEADLINE, must, pace};
 
 /// Where to connect to or to listen on.
@@ -62,6 +66,8 @@ pub(crate) enum Failure {
     Closed(Vec<u8>),
     Reset(Vec<u8>),
     Malformed(String),
+    /// A connection or stream of HTTP/2 ended so.
+    Http2(h2::Error),
 }
 
 impl fmt::Display for Failure {
@@ -73,6 +79,7 @@ impl fmt::Display for Failure {
             Failure::Closed(read) => write!(to, "closed after {}", shown(read)),
             Failure::Reset(read) => write!(to, "reset after {}", shown(read)),
             Failure::Malformed(why) => write!(to, "malformed: {why}"),
+            Failure::Http2(why) => write!(to, "HTTP/2: {why}"),
         }
     }
 }
@@ -198,6 +205,7 @@ pub(crate) fn request(method: &str, target: &str, headers: &[(&str, &str)], body
 #[derive(Debug)]
 pub(crate) struct Raw {
     socket: Socket,
+    tls: Option<Box<ClientConnection>>,
     /// Read from the socket and not yet by the test.
     buffer: BytesMut,
     deadline: Duration,
@@ -221,6 +229,41 @@ impl Raw {
         must("a narrow client", Raw::connect_with(to, |socket| socket.set_recv_buffer_size(4096)))
     }
 
+    /// A client that comes from this address, such as `127.0.0.2`.
+    #[track_caller]
+    pub(crate) fn connect_from(source: IpAddr, to: impl Into<Target>) -> Raw {
+        let source = SockAddr::from(SocketAddr::new(source, 0));
+        must("a client from there", Raw::connect_with(to, |socket| socket.bind(&source)))
+    }
+
+    /// Over TLS, in HTTP/1.1.
+    #[track_caller]
+    pub(crate) fn connect_tls(to: impl Into<Target>, trust: &Trust) -> Raw {
+        let to = to.into();
+        must(format_args!("{to:?}"), Raw::try_connect_tls(&to, trust))
+    }
+
+    pub(crate) fn try_connect_tls(to: impl Into<Target>, trust: &Trust) -> Result<Raw, Failure> {
+        let mut raw = Raw::try_connect(to)?;
+        let tls = ClientConnection::new(trust.config(&["http/1.1"]), trust.name.clone());
+        let mut tls = tls.map_err(|why| Failure::Connect(std::io::Error::other(why)))?;
+        raw.socket.set_read_timeout(Some(DEADLINE)).map_err(Failure::Connect)?;
+        tls.complete_io(&mut raw.socket).map_err(Failure::Connect)?;
+        raw.tls = Some(Box::new(tls));
+        Ok(raw)
+    }
+
+    /// The certificate that the server has shown, over TLS.
+    pub(crate) fn server_certificate(&self) -> Option<CertificateDer<'static>> {
+        let shown = self.tls.as_ref()?.peer_certificates()?;
+        shown.first().map(|first| first.clone().into_owned())
+    }
+
+    /// The parameters of its TLS, such as `TLSv1_3`.
+    pub(crate) fn tls(&self) -> Option<&ClientConnection> {
+        self.tls.as_deref()
+    }
+
     fn connect_with(
         to: impl Into<Target>,
         prepare: impl FnOnce(&Socket) -> std::io::Result<()>,
@@ -241,7 +284,7 @@ impl Raw {
             Ok(socket)
         };
         let socket = connect().map_err(Failure::Connect)?;
-        Ok(Raw { socket, buffer: BytesMut::new(), deadline: DEADLINE })
+        Ok(Raw { socket, tls: None, buffer: BytesMut::new(), deadline: DEADLINE })
     }
 
     /// One GET on a connection of its own.
@@ -283,7 +326,14 @@ impl Raw {
 
     /// Sends what the other side takes; it may well have closed already.
     pub(crate) fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> Result<(), Failure> {
-        self.socket.write_all(bytes.as_ref()).map_err(Failure::Send)
+        let sent = match &mut self.tls {
+            None => self.socket.write_all(bytes.as_ref()),
+            Some(tls) => {
+                let mut stream = rustls::Stream::new(&mut **tls, &mut self.socket);
+                stream.write_all(bytes.as_ref()).and_then(|()| stream.flush())
+            }
+        };
+        sent.map_err(Failure::Send)
     }
 
     /// Sends up to `most` bytes until the other side takes no more for a moment; how many it took.
@@ -320,6 +370,10 @@ impl Raw {
 
     /// Says that nothing more will be sent, and goes on reading.
     pub(crate) fn finish_sending(&mut self) -> &mut Raw {
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+            tls.complete_io(&mut self.socket).expect("a connection");
+        }
         self.socket.shutdown(Shutdown::Write).expect("a connection");
         self
     }
@@ -473,7 +527,11 @@ impl Raw {
         self.socket.set_read_timeout(Some(left)).map_err(Failure::Connect)?;
         let mut block = [0; 16 * 1024];
         loop {
-            return match self.socket.read(&mut block) {
+            let read = match &mut self.tls {
+                None => self.socket.read(&mut block),
+                Some(tls) => rustls::Stream::new(&mut **tls, &mut self.socket).read(&mut block),
+            };
+            return match read {
                 Ok(count) => {
                     self.buffer.extend_from_slice(&block[..count]);
                     Ok(count)
@@ -481,6 +539,10 @@ impl Raw {
                 Err(why) if why.kind() == ErrorKind::Interrupted => continue,
                 Err(why) if matches!(why.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                     Err(Failure::Timeout(self.buffer.to_vec()))
+                }
+                // Somebody in between could have cut it there.
+                Err(why) if why.kind() == ErrorKind::UnexpectedEof => {
+                    Err(Failure::Malformed(format!("the end of TLS is missing after {}", shown(&self.buffer))))
                 }
                 Err(_) => Err(Failure::Reset(self.buffer.to_vec())),
             };

@@ -8,6 +8,8 @@ const SYSTEM: &str = "/usr/local/sbin:/usr/sbin:/sbin";
 /// The Debian package of each program that is not called like its package.
 const PACKAGES: &[(&str, &str)] = &[
     ("chromedriver", "chromium-driver"),
+    ("h2load", "nghttp2-client"),
+    ("nghttp", "nghttp2-client"),
     ("nginx", "nginx-light"),
     ("promtool", "prometheus"),
     ("systemd-analyze", "systemd"),
@@ -23,6 +25,14 @@ pub(crate) fn need(program: &str) -> PathBuf {
         Some(file) => file,
         None => panic!("{}", missing(program)),
     }
+}
+
+/// Debian's Python, which Debian's modules are for; another one may come before it in `PATH`.
+#[track_caller]
+pub(crate) fn python() -> PathBuf {
+    let path = PathBuf::from("/usr/bin/python3");
+    assert!(path.is_file(), "{}", missing("python3"));
+    path
 }
 
 /// What a test says when a program is missing.
