@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 use bgproxy_conf::wire::{Action, DrainOutcome, IdleReply, Phase, ProbeReport, Receipt, Role, SwitchReply, What};
 use serde_json::json;
 
+use crate::harness::door::NAME;
 use crate::harness::fake::of_color;
-use crate::harness::load::{Plan, SwitchSeen};
+use crate::harness::load::{Plan, Speaks, SwitchSeen};
 use crate::harness::raw::request;
 use crate::harness::{
-    Act, DEADLINE, Door, Fake, Kind, Load, Output, Pair, Process, Raw, Response, Site, tell, temp_dir, text_of,
-    wait_for, wait_until,
+    Act, Authority, DEADLINE, Door, Fake, Kind, Load, Output, Pair, Process, Raw, Response, Site, Trust, tell,
+    temp_dir, text_of, wait_for, wait_until,
 };
 
 const SWITCH: &str = "/v1/services/portal/switch";
@@ -20,6 +21,8 @@ const SWITCH: &str = "/v1/services/portal/switch";
 /// How many of them under how many connections.
 const SWITCHES: usize = 200;
 const CONNECTIONS: usize = 32;
+/// Fewer: a debug build's TLS takes its time.
+const TLS_CALLERS: usize = 16;
 const THINK: Duration = Duration::from_millis(10);
 
 #[test]
@@ -54,6 +57,31 @@ fn two_hundred_switches_by_the_live_file_under_load_lose_nothing() {
         (seen, receipt)
     });
     judge("live file", began, load, seen);
+}
+
+#[test]
+fn two_hundred_switches_under_load_over_tls_lose_nothing() {
+    let authority = Authority::new();
+    let site = Site::start_with(|door| door.tls(&authority));
+    let speaks = Speaks::TlsHttp1(Trust::of(&authority, NAME));
+    let load = Plan::new(site.door.addr(), TLS_CALLERS, Kind::mixed()).speaks(speaks).think(THINK).start();
+    by_the_control_socket(&site.door, "over TLS and HTTP/1.1", load);
+}
+
+#[test]
+fn two_hundred_switches_under_load_over_http2_lose_nothing() {
+    let authority = Authority::new();
+    let site = Site::start_with(|door| door.tls(&authority));
+    let speaks = Speaks::TlsHttp2(Trust::of(&authority, NAME));
+    let plan = Plan::new(site.door.addr(), TLS_CALLERS / 4, Kind::mixed()).speaks(speaks).streams(4);
+    by_the_control_socket(&site.door, "over TLS and HTTP/2", plan.think(THINK).start());
+}
+
+/// Without a `bgctl` for each, which is what takes long.
+fn by_the_control_socket(door: &Door, how: &str, load: Load) {
+    let began = Instant::now();
+    let seen = each_switch(&load, |to| SwitchSeen::during(to, || door.switch_and_drain(to)));
+    judge(&format!("the control socket {how}"), began, load, seen);
 }
 
 /// Every connection has an answer of its own from each term, so that the terms can be told apart afterwards.
