@@ -20,6 +20,9 @@ mod backends;
 // How requests and answers pass: framing, headers, streams.
 mod forwarding;
 
+// What the internet speaks, by curl, Chromium, nghttp and h2load.
+mod internet;
+
 // What hostile and odd requests get, and what of them a backend sees.
 mod hostile;
 
