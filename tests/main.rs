@@ -23,6 +23,9 @@ mod forwarding;
 // What the internet speaks, by curl, Chromium, nghttp and h2load.
 mod internet;
 
+// Websockets, a thousand of them over a switch, and over HTTP/2.
+mod websockets;
+
 // What hostile and odd requests get, and what of them a backend sees.
 mod hostile;
 
