@@ -26,6 +26,9 @@ mod internet;
 // Websockets, a thousand of them over a switch, and over HTTP/2.
 mod websockets;
 
+// gRPC, to backends that speak HTTP/2 in clear.
+mod grpc;
+
 // What hostile and odd requests get, and what of them a backend sees.
 mod hostile;
 
