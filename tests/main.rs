@@ -29,6 +29,9 @@ mod websockets;
 // gRPC, to backends that speak HTTP/2 in clear.
 mod grpc;
 
+// PROXY protocol: who the client is, with HAProxy before the door and nginx behind it.
+mod proxied;
+
 // What hostile and odd requests get, and what of them a backend sees.
 mod hostile;
 
