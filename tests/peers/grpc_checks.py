@@ -5,6 +5,7 @@ grpc_checks.py unix SOCKET | tls HOST:PORT CA NAME
 
 import json
 import sys
+import threading
 import time
 
 import grpc
@@ -110,9 +111,17 @@ def deadline(on):
 
 
 def canceled(on):
-    call = on.stream_stream("/test.Test/Talk")(iter([b"a"]), timeout=20)
+    over = threading.Event()
+
+    def say():
+        yield b"a"
+        # Were this the end, the server's end of the call might come first.
+        over.wait(20)
+
+    call = on.stream_stream("/test.Test/Talk")(say(), timeout=20)
     first = next(call).decode()
     call.cancel()
+    over.set()
     return {"first": first, "code": call.code().name}
 
 
