@@ -137,12 +137,16 @@ fn load(path: Option<PathBuf>) -> anyhow::Result<(Config, Option<PathBuf>)> {
 }
 
 fn filter(log: &Log) -> anyhow::Result<EnvFilter> {
-    match std::env::var("BGPROXY_LOG") {
-        Ok(level) => EnvFilter::try_new(&level).with_context(|| format!("BGPROXY_LOG={level} is no log filter")),
-        Err(_unset) => {
-            EnvFilter::try_new(&log.level).with_context(|| format!("`log.level = {:?}` is no log filter", log.level))
-        }
-    }
+    let (level, what) = match std::env::var("BGPROXY_LOG") {
+        Ok(level) => (level.clone(), format!("BGPROXY_LOG={level}")),
+        Err(_unset) => (log.level.clone(), format!("`log.level = {:?}`", log.level)),
+    };
+    let filter = match level.to_ascii_lowercase().as_str() {
+        // Of ourselves: the libraries would write a line for each frame that passes.
+        finest @ ("debug" | "trace") => format!("info,bgproxy={finest}"),
+        _ => level,
+    };
+    EnvFilter::try_new(filter).with_context(|| format!("{what} is no log filter"))
 }
 
 fn start_logging(log: &Log) -> anyhow::Result<()> {

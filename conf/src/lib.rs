@@ -175,8 +175,8 @@ pub struct Shutdown {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
-    /// `error`, `warn`, `info`, `debug` or `trace`; also a filter such as `info,bgproxy::control=debug`. The
-    /// environment variable `BGPROXY_LOG` wins. A change needs a restart.
+    /// `error`, `warn`, `info`, `debug` or `trace`, the last two of bgproxy itself only; also a filter such as
+    /// `info,bgproxy::control=debug,h2=debug`. The environment variable `BGPROXY_LOG` wins. A change needs a restart.
     pub level: String,
     /// How the operator's log (standard error) is written. A change needs a restart.
     pub format: LogFormat,
