@@ -71,6 +71,8 @@ pub struct Conn {
     /// When the phase began, in the worker's milliseconds.
     since: Cell<u64>,
     order: Cell<Option<Order>>,
+    /// When it was told to retire, in the worker's milliseconds.
+    retired: Cell<Option<u64>>,
     waker: RefCell<Option<Waker>>,
     /// The client has closed its side.
     left: Cell<bool>,
@@ -145,6 +147,7 @@ impl Conn {
             phase: Cell::new(if receives { Phase::Receiving } else { Phase::Idle }),
             since: Cell::new(now),
             order: Cell::new(None),
+            retired: Cell::new(None),
             waker: RefCell::default(),
             left: Cell::new(false),
             old: Cell::new(false),
@@ -212,8 +215,11 @@ impl Conn {
         self.give(Order::Abort);
     }
 
-    /// Ends the connection after its current answers; an idle one now.
-    pub fn retire(&self) {
+    /// Ends the connection after its current answers; an idle one now, or when its client has been told.
+    pub fn retire(&self, now: u64) {
+        if self.retired.get().is_none() {
+            self.retired.set(Some(now));
+        }
         self.give(Order::Retire);
     }
 
@@ -222,9 +228,11 @@ impl Conn {
         let age = now.saturating_sub(self.since.get());
         match self.phase.get() {
             // An HTTP/2 client is told, and gets a while to close.
-            Phase::Idle if self.several.get() && age > idle_limit && age <= idle_limit + LINGER.as_millis() as u64 => {
-                self.give(Order::Retire);
-            }
+            Phase::Idle if self.several.get() => match self.retired.get() {
+                Some(told) if now.saturating_sub(told).min(age) > LINGER.as_millis() as u64 => self.give(Order::Abort),
+                None if age > idle_limit => self.retire(now),
+                _ => {}
+            },
             Phase::Idle if age > idle_limit => self.give(Order::Abort),
             Phase::Head | Phase::Receiving if age > head_limit => self.give(Order::Refuse(Reason::HeadTimeout)),
             _ => {}

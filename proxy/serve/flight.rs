@@ -367,21 +367,31 @@ impl Flight {
         self.leave.is_pressed(self.worker.now())
     }
 
-    /// Tells the stream to leave when that is due, and breaks it off if it stays.
+    /// Tells the stream to leave when that is due, or when it is a tunnel without use; breaks it off if it stays.
     pub fn sweep(&self, now: u64) {
+        // Where nothing passes any more there is time for a last word.
+        if self.stream() == Some(StreamKind::Tunnel) && self.still(now) > self.terms.get().stream_idle {
+            self.leave.tell(now);
+        }
         if self.leave.sweep(now) {
             self.condemn(Reason::StreamEnded);
         }
+    }
+
+    /// For how long nothing has moved.
+    fn still(&self, now: u64) -> u64 {
+        now.saturating_sub(self.touched.get())
     }
 
     /// The deadline that has passed, if one has.
     pub fn overdue(&self, now: u64) -> Option<Reason> {
         let terms = self.terms.get();
         let idle = match self.stream() {
-            Some(StreamKind::Tunnel | StreamKind::Events) => terms.stream_idle,
+            Some(StreamKind::Tunnel) => return None,
+            Some(StreamKind::Events) => terms.stream_idle,
             Some(StreamKind::Download) | None => terms.idle,
         };
-        let still = now.saturating_sub(self.touched.get());
+        let still = self.still(now);
         match self.step.get() {
             // Connecting has its own deadline, in the pool.
             Step::Connecting => None,

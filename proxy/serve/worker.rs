@@ -539,7 +539,7 @@ impl Worker {
         if self.empty_before(tokio::time::Instant::now() + QUIET.min(within)).await {
             return;
         }
-        self.conns.borrow().iter().for_each(|(_, conn)| conn.retire());
+        self.conns.borrow().iter().for_each(|(_, conn)| conn.retire(self.now()));
         {
             let flights = self.flights.borrow();
             let mut streams: Vec<_> = flights.iter().map(|(_, flight)| flight).collect();

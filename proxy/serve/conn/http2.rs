@@ -248,8 +248,8 @@ struct Book {
     ended: RefCell<Vec<u32>>,
     /// Streams that the client has reset.
     reset: RefCell<Vec<u32>>,
-    /// The stream of which a piece of the body left last.
-    moved: Cell<u32>,
+    /// Streams of which a piece of the body left.
+    moved: RefCell<Vec<u32>>,
     /// The highest stream that a block of headers began, and the one whose block is not at its end.
     highest: Cell<u32>,
     opening: Cell<u32>,
@@ -285,7 +285,7 @@ impl Book {
 
     fn left(&self, frame: Frame) {
         match frame {
-            Frame::Begins { kind: Kind::Data, stream, .. } => self.moved.set(stream),
+            Frame::Begins { kind: Kind::Data, stream, .. } => self.moved.borrow_mut().push(stream),
             Frame::Ended { kind: Kind::Data | Kind::Headers, flags, stream } if flags & END_STREAM != 0 => {
                 self.ended.borrow_mut().push(stream);
             }
@@ -293,18 +293,12 @@ impl Book {
         }
     }
 
-    /// Ends the requests that have ended.
+    /// Ends the requests that have ended, and notes which go on.
     fn settle(&self, conn: &Conn) {
-        for stream in self.ended.take() {
-            conn.flushed(stream);
-        }
-        for stream in self.reset.take() {
-            conn.lost(stream);
-        }
-        let moved = self.moved.take();
-        if moved != 0 {
-            conn.moves(moved);
-        }
+        // The lists keep their memory.
+        self.moved.borrow_mut().drain(..).for_each(|stream| conn.moves(stream));
+        self.ended.borrow_mut().drain(..).for_each(|stream| conn.flushed(stream));
+        self.reset.borrow_mut().drain(..).for_each(|stream| conn.lost(stream));
     }
 
     /// What the client does too much of; asked when every complete request was accepted.
