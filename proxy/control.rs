@@ -16,7 +16,6 @@ pub mod boot;
 pub mod bounded;
 pub mod caller;
 pub mod certificates;
-pub mod demo;
 pub mod drain;
 pub mod events;
 pub mod failpoint;

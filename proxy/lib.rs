@@ -19,6 +19,7 @@ mod cell_model;
 pub mod certificates;
 pub mod clock;
 pub mod control;
+pub mod demo;
 pub mod family;
 pub mod mail;
 pub mod run;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use bgproxy::control::demo::{self, Ports};
 use bgproxy::control::report::About;
+use bgproxy::demo::{self, Ports};
 use bgproxy::{Hint, Options, VERSION};
 use bgproxy_conf::{Color, Config, ConfigError, DEFAULT_PATH, Log, LogFormat};
 use clap::{Parser, Subcommand};
@@ -51,11 +51,17 @@ struct Run {
 #[derive(Debug, Clone, clap::Args)]
 struct Demo {
     /// Port of the door on 127.0.0.1 (0 takes a free one)
-    #[arg(long, default_value_t = 8080)]
+    #[arg(long, value_name = "PORT", default_value_t = 8080)]
     port: u16,
     /// Port of the status page on 127.0.0.1 (0 takes a free one)
-    #[arg(long, default_value_t = 9180)]
+    #[arg(long, value_name = "PORT", default_value_t = 9180)]
     admin_port: u16,
+    /// Speak TLS, with a certificate made for this; the door's other port then leads there
+    #[arg(long)]
+    tls: bool,
+    /// Port of the door for TLS on 127.0.0.1 (0 takes a free one)
+    #[arg(long, value_name = "PORT", default_value_t = 8443, requires = "tls")]
+    tls_port: u16,
 }
 
 fn main() -> ExitCode {
@@ -93,7 +99,8 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Verb::Run(Run { assume_live }) => {
             let (config, config_path) = load(config)?;
             start_logging(&config.log)?;
-            bgproxy::run(Options { config, config_path, assume_live, opened: Box::new(|_| {}) })
+            let opened = Box::new(|_: &About| {});
+            bgproxy::run(Options { config, config_path, assume_live, named: bgproxy::run::key, opened })
         }
         Verb::Check => {
             let (config, path) = load(config)?;
@@ -103,7 +110,12 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let services: Vec<String> = config.service.keys().map(|name| format!("`{name}`")).collect();
             print(&format!("{path} is fine: it serves {}\n", services.join(", ")))
         }
-        Verb::Demo(Demo { port, admin_port }) => demo(Ports { door: port, admin: admin_port }),
+        Verb::Demo(Demo { port, admin_port, tls, tls_port }) => {
+            if config.is_some() {
+                anyhow::bail!("the demo has a configuration of its own: leave out `--config`");
+            }
+            demo(Ports { door: port, tls: tls.then_some(tls_port), admin: admin_port })
+        }
         Verb::Schema => print(&format!("{:#}\n", Config::schema())),
     }
 }
@@ -112,15 +124,14 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 fn demo(ports: Ports) -> anyhow::Result<ExitCode> {
     let home = demo::Home::create()?;
     let backends = demo::Demo::start(home.path())?;
-    let config = demo::config(home.path(), ports);
+    let config = demo::config(home.path(), ports)?;
     start_logging(&config.log)?;
     let welcomed = config.clone();
     let opened = Box::new(move |about: &About| {
-        let door = about.listen.first().map_or("", String::as_str);
         // A closed terminal does not end the demo.
-        let _unheard = print(&demo::welcome(&welcomed, door, &about.admin));
+        let _unheard = print(&demo::welcome(&welcomed, &about.listen, &about.admin));
     });
-    let ended = bgproxy::run(Options { config, config_path: None, assume_live: None, opened });
+    let ended = bgproxy::run(Options { config, config_path: None, assume_live: None, named: demo::flag, opened });
     backends.stop();
     ended
 }

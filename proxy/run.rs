@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use arc_swap::ArcSwap;
-use bgproxy_conf::{Color, Config, ProxyProtocol};
+use bgproxy_conf::{Color, Config, Listen, ProxyProtocol};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -60,8 +60,27 @@ pub struct Options {
     pub config_path: Option<PathBuf>,
     /// What to take for live, whatever the state files say.
     pub assume_live: Option<Color>,
+    /// What to change where an address is refused: a key of the configuration, or a flag.
+    pub named: fn(Place<'_>) -> &'static str,
     /// Called once, when the door is open, with the addresses really taken.
     pub opened: Box<dyn FnOnce(&About)>,
+}
+
+/// An address of our own, which the host may refuse.
+#[derive(Debug, Clone, Copy)]
+pub enum Place<'c> {
+    /// Where clients connect.
+    Listener(&'c Listen),
+    /// Where metrics and the status page are.
+    Admin,
+}
+
+/// The key of the configuration that says where this is.
+pub fn key(place: Place<'_>) -> &'static str {
+    match place {
+        Place::Listener(_) => "`listen`",
+        Place::Admin => "`admin.address`",
+    }
 }
 
 /// What to do about an error, for a line of its own below it.
@@ -79,7 +98,7 @@ impl std::fmt::Display for Hint {
 /// # Errors
 /// One error that says what the host refused and what to do.
 pub fn run(options: Options) -> anyhow::Result<ExitCode> {
-    let Options { config, config_path, assume_live, opened } = options;
+    let Options { config, config_path, assume_live, named, opened } = options;
     count_panics();
     raise_descriptor_limit(&config);
     for name in caller::unknown_names(&config.control) {
@@ -90,8 +109,8 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
     let workers = config.workers.count();
     let pairs = unless_unusable(Pairs::load(&config.certificate))?;
     let tls = handshakes(&config, pairs.certificates())?;
-    let listeners = bind_listeners(&config, workers, tls)?;
-    let admin_socket = bind_admin(&config)?;
+    let listeners = bind_listeners(&config, workers, tls, named)?;
+    let admin_socket = bind_admin(&config, named)?;
     let board = boot::boot(&config, &store, assume_live.as_ref())?;
     let access = AccessLog::open(&config.log.access, config.log.access_format)?;
 
@@ -229,7 +248,7 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
 
 /// The rules of TLS of each listener that has it, in the order of the configuration.
 fn handshakes(config: &Config, certificates: &Arc<Certificates>) -> anyhow::Result<Vec<Option<Arc<ServerConfig>>>> {
-    let rules = |listen: &bgproxy_conf::Listen| {
+    let rules = |listen: &Listen| {
         if !listen.tls {
             return Ok(None);
         }
@@ -251,12 +270,14 @@ fn bind_listeners(
     config: &Config,
     workers: usize,
     tls: Vec<Option<Arc<ServerConfig>>>,
+    named: fn(Place<'_>) -> &'static str,
 ) -> anyhow::Result<Vec<Listener>> {
-    let bind = |(listen, tls): (&bgproxy_conf::Listen, _)| {
+    let bind = |(listen, tls): (&Listen, _)| {
         let address = listen.address;
         let proxy_header = listen.proxy_protocol == ProxyProtocol::Required;
         let manner = Manner { tls, h2c: listen.h2c, proxy_header, redirect_https: None };
-        listen::bind(address, workers, manner).map_err(|error| refused(error, "listen on", address, "`listen`"))
+        listen::bind(address, workers, manner)
+            .map_err(|error| refused(error, "listen on", address, named(Place::Listener(listen))))
     };
     let mut listeners: Vec<Listener> = config.listen.iter().zip(tls).map(bind).collect::<Result<_, _>>()?;
     // Only now is every port known.
@@ -267,10 +288,10 @@ fn bind_listeners(
     Ok(listeners)
 }
 
-fn bind_admin(config: &Config) -> anyhow::Result<std::net::TcpListener> {
+fn bind_admin(config: &Config, named: fn(Place<'_>) -> &'static str) -> anyhow::Result<std::net::TcpListener> {
     let address = config.admin.address;
     let listener = std::net::TcpListener::bind(address)
-        .map_err(|error| refused(error, "show metrics on", address, "`admin.address`"))?;
+        .map_err(|error| refused(error, "show metrics on", address, named(Place::Admin)))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }

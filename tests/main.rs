@@ -53,8 +53,12 @@ mod shipped;
 // What the documents say is what the binaries do.
 mod documents;
 
+// The demo, by what it prints.
+mod demo;
+
 // What the README says one sees.
 mod tour;
+
 // Files that are commands or change what is served: live files, the configuration, backends' sockets.
 mod files;
 

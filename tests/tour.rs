@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{Output, Process, temp_dir, text_of};
+use crate::demo::{address, demo};
+use crate::harness::{Output, temp_dir, text_of};
 
 /// A block of the tour: what is pasted, and what is printed.
 struct Step {
@@ -20,20 +21,9 @@ fn the_tour_prints_what_the_readme_says() {
     let home = dir.path().to_str().expect("a readable path");
     let bin = Path::new(env!("CARGO_BIN_EXE_bgproxy")).parent().expect("a directory").display().to_string();
 
-    let mut demo = Command::new(env!("CARGO_BIN_EXE_bgproxy"));
-    demo.args(["demo", "--port", "0", "--admin-port", "0"]).env("TMPDIR", home);
-    let mut demo = Process::start("the demo", &mut demo, &dir.path().join("demo.log"));
-    let log = dir.path().join("demo.log");
-    let (door, admin) = demo.wait_for("its addresses, and both colors ready", || {
-        let text = text_of(&log);
-        let after = |label: &str| {
-            let address = text.lines().find_map(|line| line.strip_prefix(label)?.trim().strip_prefix("http://"));
-            address.map(|address| address.trim_end_matches('/').to_owned())
-        };
-        let ready = |color| text.lines().any(|line| line.contains(" ready ") && line.ends_with(color));
-        let addresses = after("the door").zip(after("the status page"));
-        addresses.filter(|_| ready("color=blue") && ready("color=green")).ok_or("not yet")
-    });
+    let (mut demo, printed) = demo(dir.path(), &[]);
+    let door = address(&printed, "the door").expect("an address");
+    let admin = address(&printed, "the status page").expect("an address");
 
     // What differs here: the ports, where the binaries are, and where the demo keeps its socket.
     let here = |text: &str| {
