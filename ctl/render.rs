@@ -438,7 +438,7 @@ pub(crate) fn fault(fault: &Fault, hint: Option<&str>, paint: Paint) -> String {
 /// What a color that is to become idle still has to do.
 pub(crate) fn waiting(color: &Color, reply: &IdleReply) -> String {
     let left = (count(reply.in_flight, "request"), count(reply.streams, "stream"));
-    format!("{color} is {} with {} and {}", role(reply.role), left.0, left.1)
+    format!("{color} still has {} and {}", left.0, left.1)
 }
 
 /// What a color is, in a word.

@@ -235,7 +235,7 @@ fn an_event_stream_stays_open_over_a_switch_and_keeps_only_wait_idle_waiting() {
     wait_until("its remark", DEADLINE, || !text_of(&log).is_empty());
     pair.blue.go();
     assert!(waiting.wait_end(DEADLINE).success());
-    let told = "blue is idle with 0 requests and 1 stream\nblue is idle and may be stopped\n";
+    let told = "blue still has 0 requests and 1 stream\nblue is idle and may be stopped\n";
     assert_eq!(text_of(&log), told);
 }
 

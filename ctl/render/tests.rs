@@ -388,7 +388,7 @@ fn receipt_of_a_drain_that_was_called_off() {
 #[test]
 fn waiting_for_a_color_to_become_idle() {
     let reply = json!({ "idle": false, "role": "draining", "in_flight": 3, "streams": 1 });
-    assert_snapshot!(waiting(&Color::green(), &read(reply)), @"green is draining with 3 requests and 1 stream");
+    assert_snapshot!(waiting(&Color::green(), &read(reply)), @"green still has 3 requests and 1 stream");
 }
 
 // === probes, history, events ===
