@@ -1,10 +1,11 @@
 //! bgproxy: the front door of a host that runs its web application twice, as blue and green.
 //!
 //! Two wings that do not know each other: [`serve`] is what happens to a request, [`control`] is what changes where
-//! requests go. Between them the hall: [`table`], the immutable answer to "where does this request go?", the
-//! [`cell`]s in which a request's hold on a backend is counted, the [`certificates`] that answer a client's TLS, and the
-//! [`mail`] that control sends to workers.
-//! [`run()`] introduces them to each other.
+//! requests go. Between them the hall, which both know: [`table`], the immutable answer to "where does this request
+//! go?", the [`cell`]s in which a request's hold on a backend is counted, the [`certificates`] that answer a client's
+//! TLS, the [`mail`] that control sends to workers, the [`family`] that a metric belongs to, and the [`clock`].
+//!
+//! [`run()`] introduces them to each other. [`demo`] is an application to try it with.
 //!
 //! The words are those of docs/lexicon.md, one per concept. This library exists for the two binaries, the tests and
 //! the benches; it promises no stable API.

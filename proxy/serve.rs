@@ -1,14 +1,14 @@
 //! Wing one: what happens to a request, in the order it happens.
 //!
-//! [`listen`] binds, [`worker`] accepts, [`conn`] carries one client connection, over a [`stream`] that [`tls`] may have
-//! secured, [`forward`] one request; [`headers`] rewrites, [`pool`] reaches the backend, [`retry`] decides on a second
-//! try, [`probe`] asks whether a backend is ready, [`incoming`] reads a body, [`body`] streams it, [`pump`] writes it by
-//! HTTP/2, [`tunnel`] passes bytes, [`closing`] ends what streams for too long after a switch, [`flight`] is the
-//! request's hold on all of it, [`error`] names what failed, [`answer`] says so, [`meter`] counts, [`metrics`] shows it
-//! and [`access`] writes it down.
-//!
-//! [`frames`] tells what passes on an HTTP/2 connection, [`abuse`] whether it is a flood, [`websocket`] where a tunnel
-//! may be given a last word; [`proxy_protocol`] says who the client is where a load balancer stands before us.
+//! - [`listen`] binds, [`worker`] accepts, [`conn`] carries one client connection over a [`stream`] of bytes:
+//!   [`proxy_protocol`] says who the client is where a load balancer stands before us, [`tls`] secures, and where
+//!   HTTP/2 is spoken [`frames`] tells what passes and [`abuse`] whether it is a flood.
+//! - [`forward`] takes one request through: [`headers`] rewrites, [`pool`] reaches the backend, [`retry`] decides on a
+//!   second try, [`incoming`] reads a body, [`body`] streams it, [`pump`] writes it by HTTP/2. [`tunnel`] passes bytes
+//!   after an upgrade, [`websocket`] finds where it may be given a last word.
+//! - [`flight`] is the request's hold on all of it, [`closing`] ends what streams for too long after a switch.
+//! - [`error`] names what failed, [`answer`] says so, [`meter`] counts, [`metrics`] shows it and [`access`] writes it
+//!   down. [`probe`] asks whether a backend is ready.
 //!
 //! Everything here belongs to one worker thread: `Rc` and `Cell`, no lock, nothing shared but the table.
 
