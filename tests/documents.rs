@@ -217,6 +217,12 @@ fn the_configuration_in_the_readme_is_right() {
     let dir = temp_dir();
     let readme = read("README.md");
     let text = readme.split_once("```toml\n").expect("a configuration").1.split_once("```").expect("its end").0;
+    let pair = Authority::new().server(&["portal.example.com"]);
+    for (name, pem) in [("fullchain.pem", pair.cert), ("privkey.pem", pair.key)] {
+        std::fs::write(dir.path().join(name), pem).expect("written");
+    }
+    let here = dir.path().to_str().expect("a readable path");
+    let text = text.replace("/etc/letsencrypt/live/portal.example.com", here);
     let file = dir.path().join("bgproxy.toml");
     std::fs::write(&file, text).expect("written");
     let mut check = std::process::Command::new(env!("CARGO_BIN_EXE_bgproxy"));
