@@ -1,6 +1,6 @@
 //! One client connection: who it is, its protocol, its waits, its end.
 //!
-//! [`receive`] learns who the client is and takes off TLS, then [`http1`] or [`http2`] speaks, then a tunnel may follow.
+//! `receive` learns who the client is and takes off TLS, then `http1` or `http2` speaks, then a tunnel may follow.
 //! What the libraries that speak do not know of is here: the connection keeps book of what moves, so that the worker's
 //! sweep can end those on which nothing does, and a request ends when its last byte has left the libraries' buffers.
 
