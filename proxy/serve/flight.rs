@@ -424,7 +424,7 @@ impl Flight {
 
     /// The same for a drain's receipt.
     pub fn to_cut(&self) -> CutRequest {
-        let mut path = self.target.to_string();
+        let mut path = self.target.path_and_query().map_or("*", |target| target.as_str()).to_owned();
         if path.len() > 256 {
             path.truncate(path.floor_char_boundary(256));
         }
@@ -556,6 +556,10 @@ impl Guard {
     /// Answered by ourselves for this reason, which is what its end will say.
     pub fn answered(&self, reason: Reason) {
         self.0.reason.set(Some(reason));
+        // The answer is what the verdict comes to. A client that does not take it is condemned for that.
+        self.0.verdict.set(None);
+        self.0.step.set(Step::Streaming);
+        self.0.touch();
         self.0.status.set(reason.status());
     }
 }
