@@ -69,6 +69,11 @@ impl<B: Body<Data = Bytes> + Unpin> Pump<B> {
         }
     }
 
+    /// How many bytes wait for the window.
+    pub fn waiting(&self) -> usize {
+        self.held.len()
+    }
+
     /// Ends the stream in the middle.
     pub fn reset(&mut self, reason: Reason) {
         self.stream.send_reset(reason);

@@ -222,7 +222,17 @@ async fn send(
             pump.reset(Reason::INTERNAL_ERROR);
             Poll::Ready(Err(Stopped::Receiver(Reason::INTERNAL_ERROR.into())))
         }
-        None => pump.poll(cx),
+        None => {
+            let waiting = pump.waiting();
+            let pumped = pump.poll(cx);
+            // A piece that a client takes in many small steps is long on its way, and yet taken.
+            if pump.waiting() != waiting
+                && let Some(flight) = &flight
+            {
+                flight.touch();
+            }
+            pumped
+        }
     })
     .await;
     let (mut body, sender) = pump.into_parts();
