@@ -110,6 +110,8 @@ async fn exchange(worker: &Rc<Worker>, conn: &Rc<Conn>, book: &Book, io: Io) -> 
         .initial_connection_window_size(WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(header_size)
+        // A line that stood still brings requests and their cancellations at once; `Abuse` tells that from a flood.
+        .max_pending_accept_reset_streams(STREAMS as usize)
         .enable_connect_protocol();
     let mut h2 = match conn.unless_ended(builder.handshake::<_, Bytes>(io)).await {
         Ok(h2) => h2?,
