@@ -105,9 +105,9 @@ fn a_body_that_comes_byte_by_byte_costs_about_its_size() {
     let mut client = door.connect();
     client.send(request("POST", "/slow", &[("Content-Length", "60000")], b""));
     blue.wait_target("/slow");
-    let before = resident(&door);
+    let before = door.resident();
     client.send_slowly([b'a'; 4000], 1, Duration::from_micros(500));
-    let grown = resident(&door).saturating_sub(before);
+    let grown = door.resident().saturating_sub(before);
     assert!(grown < 4096, "{grown} KiB for 4000 bytes");
 }
 
@@ -132,13 +132,6 @@ fn connections_that_ask_nothing_of_the_daemon_leave_its_descriptors_to_clients()
 /// Files and connections that the door has open.
 fn descriptors(door: &Door) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", door.pid())).expect("the door's descriptors").count()
-}
-
-/// Memory that the door has, in KiB.
-fn resident(door: &Door) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", door.pid())).expect("the door's status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line for it");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
 /// Sends every case, side by side in as many doors as [`DOORS`], and checks what must hold of each.

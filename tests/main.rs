@@ -35,6 +35,9 @@ mod proxied;
 // What hostile and odd requests get, and what of them a backend sees.
 mod hostile;
 
+// What clients of HTTP/2 get that flood, stall or break the rules, and what it costs the others.
+mod hostile_http2;
+
 // The main promise, once through all of it.
 mod smoke;
 

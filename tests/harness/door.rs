@@ -285,6 +285,13 @@ impl Door {
         self.process.take().expect("the door runs").wait_end(DEADLINE)
     }
 
+    /// Memory that it has, in KiB.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the door's status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line for it");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     #[track_caller]
     pub(crate) fn signal(&mut self, signal: Signal) {
         self.process().signal(signal);

@@ -118,7 +118,7 @@ impl Fake {
     /// event that ends after it.
     pub(crate) fn color(at: impl Into<Target>, color: &str) -> Fake {
         let color = color.to_owned();
-        let choose = Choice(Arc::new(move |target| {
+        let choose = Choice::new(move |target| {
             let answer = Act::Say(of_color(&color, 200, &format!("{color}\n")));
             if target.starts_with("/hold") {
                 return vec![Act::AwaitGo, answer];
@@ -129,7 +129,7 @@ impl Fake {
                 return vec![Act::Say(said.into_bytes()), Act::AwaitGo, Act::Say(b"0\r\n\r\n".to_vec())];
             }
             vec![answer]
-        }));
+        });
         Fake::scripted(at, move |_| vec![Act::ReadRequest, Act::Choose(choose.clone()), Act::Repeat])
     }
 

@@ -7,6 +7,7 @@
 //! - [`Fake`]: a backend that follows a script, to the byte, and keeps what it was sent
 //! - [`H2c`]: a backend that speaks HTTP/2 in clear
 //! - [`Raw`]: a client that sends exactly the bytes it is given
+//! - [`RawHttp2`]: one that writes HTTP/2 frame by frame
 //! - [`Browser`]: headless Chromium
 //! - [`authority`]: certificates of a test's own
 //! - [`others`]: nginx and HAProxy as a test wants them, clients and servers in Python
@@ -25,10 +26,12 @@ pub(crate) mod fake;
 pub(crate) mod h2c;
 pub(crate) mod http2;
 pub(crate) mod kind;
+pub(crate) mod hpack;
 pub(crate) mod load;
 pub(crate) mod others;
 pub(crate) mod process;
 pub(crate) mod raw;
+pub(crate) mod raw_http2;
 pub(crate) mod site;
 pub(crate) mod strict;
 pub(crate) mod tally;
@@ -48,6 +51,7 @@ pub(crate) use h2c::H2c;
 pub(crate) use load::{Kind, Load};
 pub(crate) use process::{Output, Process};
 pub(crate) use raw::{Raw, Response};
+pub(crate) use raw_http2::RawHttp2;
 pub(crate) use site::{Pair, Site};
 pub(crate) use tools::{need, steady_snapshots};
 pub(crate) use trust::Trust;
