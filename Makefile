@@ -6,7 +6,7 @@ demo: ; cargo run --release -- demo
 # Installs what the tests need (Debian packages, once), then runs them all.
 test: ; tests/install && cargo test
 
-# CPU per request beside nginx and HAProxy; `make bench ARGS="--rounds 5 --seconds 10"`.
+# CPU per request and per TLS handshake beside nginx and HAProxy; `make bench ARGS="--rounds 5 --seconds 10"`.
 bench: ; cargo bench --bench side_by_side -- $(ARGS)
 
 # Formatting, clippy and the documentation, warnings denied.
