@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::stream::{FuturesUnordered, Stream};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
@@ -40,6 +40,9 @@ const WINDOW: u32 = 1024 * 1024;
 /// Bytes of one answer that may wait for the client's window.
 const SEND_BUFFER: usize = 64 * 1024;
 
+/// Bytes written by h2 that may wait for those behind them: heads of frames, a short answer.
+const HELD: usize = 4 * 1024;
+
 /// How long a client that is turned away may take to read why.
 const FAREWELL: Duration = Duration::from_millis(500);
 
@@ -59,6 +62,7 @@ pub(super) async fn speak(
         ahead,
         read: Frames::new(true),
         written: Frames::new(false),
+        held: BytesMut::new(),
         worker: worker.clone(),
         conn: conn.clone(),
         book: book.clone(),
@@ -326,25 +330,42 @@ impl Book {
 }
 
 /// A client's stream that shows its frames to the book.
+///
+/// To h2 it takes one piece at a time, so that h2 puts short answers together instead of writing each by itself: a
+/// system call, and a TLS record, for every one.
 struct Io {
     stream: Option<ClientStream>,
     ahead: Bytes,
     read: Frames,
     written: Frames,
+    /// A short piece, which leaves together with the next one, or when h2 flushes.
+    held: BytesMut,
     worker: Rc<Worker>,
     conn: Rc<Conn>,
     book: Rc<Book>,
 }
 
 impl Io {
-    fn wrote(&mut self, bufs: &[io::IoSlice<'_>], mut bytes: usize) {
-        self.conn.taken.set(self.worker.now());
-        let Io { written, book, .. } = self;
-        for buf in bufs {
-            let piece = &buf[..bytes.min(buf.len())];
-            written.feed(piece, |frame| book.left(frame));
-            bytes -= piece.len();
+    /// Writes what is held and some of `buf`: how much of it.
+    fn poll_both(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        while !self.held.is_empty() || !buf.is_empty() {
+            let bufs = [io::IoSlice::new(&self.held), io::IoSlice::new(buf)];
+            let stream = self.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+            let bytes = ready!(Pin::new(stream).poll_write_vectored(cx, &bufs))?;
+            if bytes == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.conn.taken.set(self.worker.now());
+            let of_held = bytes.min(self.held.len());
+            for piece in [&self.held[..of_held], &buf[..bytes - of_held]] {
+                self.written.feed(piece, |frame| self.book.left(frame));
+            }
+            self.held.advance(of_held);
+            if bytes > of_held {
+                return Poll::Ready(Ok(bytes - of_held));
+            }
         }
+        Poll::Ready(Ok(0))
     }
 
     fn stream(&mut self) -> io::Result<Pin<&mut ClientStream>> {
@@ -374,26 +395,15 @@ impl AsyncRead for Io {
 
 impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let bytes = ready!(self.stream()?.poll_write(cx, buf))?;
-        self.wrote(&[io::IoSlice::new(buf)], bytes);
-        Poll::Ready(Ok(bytes))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let bytes = ready!(self.stream()?.poll_write_vectored(cx, bufs))?;
-        self.wrote(bufs, bytes);
-        Poll::Ready(Ok(bytes))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
+        if self.held.len() + buf.len() > HELD {
+            return self.poll_both(cx, buf);
+        }
+        self.held.extend_from_slice(buf);
+        Poll::Ready(Ok(buf.len()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_both(cx, &[]))?;
         self.stream()?.poll_flush(cx)
     }
 
