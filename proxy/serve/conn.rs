@@ -33,7 +33,8 @@ use super::worker::Worker;
 /// After the last answer the client gets this long and this many bytes to notice: closing while it still sends would
 /// reset the connection and take the answer with it (RFC 9112, section 9.6).
 const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES: usize = 1024 * 1024;
+/// More than the kernel usually holds for us (net.ipv4.tcp_rmem): what a flood has sent before it could know.
+const LINGER_BYTES: usize = 8 * 1024 * 1024;
 
 /// Who is at the other end, as the connection itself tells.
 #[derive(Debug)]
