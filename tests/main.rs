@@ -26,6 +26,9 @@ mod internet;
 // Websockets, a thousand of them over a switch, and over HTTP/2.
 mod websockets;
 
+// TLS, and what it has to do with: redirects, certificates of clients, versions, sessions, ends.
+mod secure;
+
 // gRPC, to backends that speak HTTP/2 in clear.
 mod grpc;
 

@@ -49,25 +49,29 @@ impl Authority {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(names).expect("names");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        self.sign(params, left)
+        self.sign(params, SystemTime::now() + left)
     }
 
     /// A client's certificate with this common name.
     pub(crate) fn client(&self, name: &str) -> Signed {
+        self.client_until(name, SystemTime::now() + 365 * DAY)
+    }
+
+    /// The same, which expires then.
+    pub(crate) fn client_until(&self, name: &str, end: SystemTime) -> Signed {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.sign(params, 365 * DAY)
+        self.sign(params, end)
     }
 
-    fn sign(&self, mut params: CertificateParams, left: Duration) -> Signed {
-        let now = SystemTime::now();
+    fn sign(&self, mut params: CertificateParams, end: SystemTime) -> Signed {
         // By way of rcgen's own date, whose type is of a crate that we do not use ourselves.
         let date = |at: SystemTime| {
             rcgen::date_time_ymd(1970, 1, 1) + at.duration_since(UNIX_EPOCH).expect("a time after 1970")
         };
-        params.not_before = date(now - DAY);
-        params.not_after = date(now + left);
+        params.not_before = date(SystemTime::now() - DAY);
+        params.not_after = date(end);
         let key = KeyPair::generate().expect("a key");
         Signed { cert: params.signed_by(&key, &self.0).expect("signed").pem(), key: key.serialize_pem() }
     }

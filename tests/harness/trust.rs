@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use rcgen::{KeyPair, PublicKeyData};
+use rustls::SupportedProtocolVersion;
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use sha2::{Digest, Sha256};
@@ -17,21 +19,45 @@ pub(crate) struct Trust {
     config: rustls::ClientConfig,
 }
 
+/// What a client offers.
+struct Offer {
+    versions: Vec<&'static SupportedProtocolVersion>,
+    groups: Vec<&'static dyn SupportedKxGroup>,
+}
+
+impl Offer {
+    fn everything() -> Offer {
+        Offer { versions: rustls::ALL_VERSIONS.to_vec(), groups: aws_lc_rs::default_provider().kx_groups }
+    }
+}
+
 impl Trust {
     /// Trust in an authority, of a client that asks for the server by this name.
     pub(crate) fn of(authority: &Authority, name: &str) -> Trust {
-        Trust::with(authority, name, None)
+        Trust::with(authority, name, None, Offer::everything())
     }
 
     /// The same, of a client that shows a certificate.
     pub(crate) fn showing(authority: &Authority, name: &str, client: &Signed) -> Trust {
-        Trust::with(authority, name, Some(client))
+        Trust::with(authority, name, Some(client), Offer::everything())
     }
 
-    fn with(authority: &Authority, name: &str, client: Option<&Signed>) -> Trust {
+    /// The same, of a client that knows one version of TLS only.
+    pub(crate) fn of_version(authority: &Authority, name: &str, version: &'static SupportedProtocolVersion) -> Trust {
+        Trust::with(authority, name, None, Offer { versions: vec![version], ..Offer::everything() })
+    }
+
+    /// The same, of a client that knows one way only to agree on keys.
+    pub(crate) fn of_group(authority: &Authority, name: &str, group: &'static dyn SupportedKxGroup) -> Trust {
+        Trust::with(authority, name, None, Offer { groups: vec![group], ..Offer::everything() })
+    }
+
+    fn with(authority: &Authority, name: &str, client: Option<&Signed>, offer: Offer) -> Trust {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(certificate(&authority.pem())).expect("a root");
-        let config = rustls::ClientConfig::builder().with_root_certificates(roots);
+        let provider = CryptoProvider { kx_groups: offer.groups, ..aws_lc_rs::default_provider() };
+        let config = rustls::ClientConfig::builder_with_provider(Arc::new(provider));
+        let config = config.with_protocol_versions(&offer.versions).expect("versions").with_root_certificates(roots);
         let mut config = match client {
             None => config.with_no_client_auth(),
             Some(client) => {
