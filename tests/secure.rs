@@ -420,6 +420,27 @@ fn a_client_that_says_its_last_word_of_tls_has_left_as_one_in_clear_has() {
     assert_eq!(metrics.sum("bgproxy_request_failures_total", &[("reason", "client_gone")]), 1.0);
 }
 
+#[test]
+fn an_end_of_ours_is_said_in_tls() {
+    let authority = Authority::new();
+    let (door, _blue) = Door::builder().tls(&authority).set("limits.idle_time", "500ms").before(Fake::echoes);
+    let trust = Trust::of(&authority, NAME);
+    let connect = || Raw::connect_tls(door.addr(), &trust);
+    // `rest` fails when the end of TLS is missing.
+    let mut last = connect();
+    last.send(request("GET", "/", &[("Host", NAME), ("Connection", "close")], b"")).response();
+    assert_eq!(last.rest().bytes, b"");
+    let mut refused = connect();
+    assert_eq!(refused.send("GET / HTTP/1.1\r\n\r\n").response().status, 400);
+    assert_eq!(refused.rest().bytes, b"");
+    let mut satisfied = connect();
+    satisfied.send(get("/")).response();
+    assert_eq!(satisfied.finish_sending().rest().bytes, b"");
+    let mut silent = connect();
+    silent.send(get("/")).response();
+    assert_eq!(silent.rest().bytes, b"");
+}
+
 // === what the backend and the log are told ===
 
 #[test]

@@ -11,7 +11,7 @@ mod receive;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::SendStream;
 use http::HeaderValue;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::error::Reason;
@@ -415,20 +415,34 @@ async fn part(worker: &Worker, mut stream: ClientStream, parting: Parting) {
         debug_assert!(reset.is_ok(), "a socket that cannot be reset: {reset:?}");
         return;
     }
-    if parting != Parting::Close {
-        let drained = async {
-            if stream.shutdown().await.is_err() {
-                return;
-            }
-            let mut sink = [0; 4096];
-            let mut left = LINGER_BYTES;
-            while let Ok(bytes @ 1..) = stream.read(&mut sink).await {
-                left = left.saturating_sub(bytes);
-                if left == 0 {
-                    break;
-                }
-            }
-        };
-        let _impatient = tokio::time::timeout(LINGER, drained).await;
+    match parting {
+        Parting::Close => say_end(&mut stream).await,
+        _ => {
+            let _impatient = tokio::time::timeout(LINGER, drain(&mut stream)).await;
+        }
+    }
+}
+
+/// An end that TLS does not tell could be somebody's in between (RFC 8446, section 6.1); in clear the kernel tells it.
+/// What the client does not take at once is not waited for.
+async fn say_end(stream: &mut ClientStream) {
+    if stream.tls().is_some() {
+        let said = poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_shutdown(cx)));
+        let _unwilling = said.await;
+    }
+}
+
+/// Says the end and reads what the client still sends, until it has seen it.
+async fn drain(stream: &mut ClientStream) {
+    if stream.shutdown().await.is_err() {
+        return;
+    }
+    let mut sink = [0; 4096];
+    let mut left = LINGER_BYTES;
+    while let Ok(bytes @ 1..) = stream.read(&mut sink).await {
+        left = left.saturating_sub(bytes);
+        if left == 0 {
+            break;
+        }
     }
 }
