@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::harness::fake::ok;
 use crate::harness::raw::{Failure, Framing, request};
-use crate::harness::{Act, DEADLINE, Door, Fake, Raw, Site, wait_for, wait_until};
+use crate::harness::{Act, DEADLINE, Door, Fake, Raw, Site, settled, wait_until};
 
 /// More than all buffers on the way can hold, and much less than what a test would send without back-pressure.
 const HELD: u64 = 16 << 20;
@@ -630,15 +630,4 @@ fn a_client_that_says_it_will_send_no_more_has_left() {
 fn chunked(body: &[u8], size: usize) -> Vec<u8> {
     let chunk = |chunk: &[u8]| [format!("{:x}\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat();
     [body.chunks(size).flat_map(chunk).collect(), b"0\r\n\r\n".to_vec()].concat()
-}
-
-/// Waits until a number has stopped growing, and returns it.
-fn settled(mut number: impl FnMut() -> u64) -> u64 {
-    let (mut last, mut same) = (0, 0);
-    wait_for("a number to settle", DEADLINE, || {
-        let now = number();
-        same = if now == last && now > 0 { same + 1 } else { 0 };
-        last = now;
-        if same == 20 { Ok(now) } else { Err(now) }
-    })
 }

@@ -29,6 +29,9 @@ mod websockets;
 // TLS, and what it has to do with: redirects, certificates of clients, versions, sessions, ends.
 mod secure;
 
+// What a 101 begins, byte by byte, and how it ends.
+mod tunnels;
+
 // gRPC, to backends that speak HTTP/2 in clear.
 mod grpc;
 

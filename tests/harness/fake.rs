@@ -42,6 +42,8 @@ pub(crate) enum Act {
     SaySlowly(Vec<u8>, Duration),
     /// Sends bytes until the other side takes no more, or has closed.
     Flood,
+    /// Says that nothing more will be sent; it can go on reading.
+    FinishSending,
     /// Waits until there are bytes that it has not read: closing now is a reset, on a unix socket too.
     AwaitUnread,
     /// Waits for [`Fake::go`].
@@ -96,7 +98,7 @@ pub(crate) struct Heard {
     pub(crate) bytes: Vec<u8>,
     /// How many heads or requests the script has read from them.
     pub(crate) requests: usize,
-    /// How many bytes of a [`Act::Flood`] the other side took.
+    /// How many bytes of a [`Act::Say`] or [`Act::Flood`] the other side took.
     pub(crate) said: u64,
     /// The connection has ended, or the script has.
     pub(crate) ended: bool,
@@ -414,7 +416,13 @@ impl Player<'_> {
                 Act::ReadHead => self.read_until(b"\r\n\r\n").map(drop)?,
                 Act::Read(count) => self.read(*count)?,
                 Act::Stay => while self.read_some(BLOCK).is_some() {},
-                Act::Say(bytes) => (&*self.socket).write_all(bytes).ok()?,
+                Act::Say(bytes) => {
+                    for block in bytes.chunks(BLOCK) {
+                        (&*self.socket).write_all(block).ok()?;
+                        self.heard(|heard| heard.said += block.len() as u64);
+                    }
+                }
+                Act::FinishSending => self.socket.shutdown(Shutdown::Write).ok()?,
                 Act::Echo => {
                     let line = self.line.borrow();
                     let mut answer = ok(&line);

@@ -91,6 +91,18 @@ pub(crate) fn wait_for<T, E: std::fmt::Display>(
     }
 }
 
+/// Waits until a number has stopped growing, and returns it.
+#[track_caller]
+pub(crate) fn settled(mut number: impl FnMut() -> u64) -> u64 {
+    let (mut last, mut same) = (0, 0);
+    wait_for("a number to settle", DEADLINE, || {
+        let now = number();
+        same = if now == last && now > 0 { same + 1 } else { 0 };
+        last = now;
+        if same == 20 { Ok(now) } else { Err(now) }
+    })
+}
+
 /// What succeeded; otherwise the test fails at the caller's line with `what` and why. (A panic within a closure, as of
 /// `unwrap_or_else`, would be told with a line in here.)
 #[track_caller]

@@ -434,6 +434,17 @@ impl Raw {
         self.next_piece(body, Instant::now() + self.deadline)
     }
 
+    /// So many bytes, whatever they are: of a tunnel.
+    #[track_caller]
+    pub(crate) fn exactly(&mut self, count: usize) -> Vec<u8> {
+        let end = Instant::now() + self.deadline;
+        while self.buffer.len() < count {
+            let came = must(format_args!("{count} bytes"), self.fill(end));
+            assert!(came > 0, "ended after {}", shown(&self.buffer));
+        }
+        self.buffer.split_to(count).to_vec()
+    }
+
     /// All bytes until the other side ends the connection.
     #[track_caller]
     pub(crate) fn rest(&mut self) -> Rest {
