@@ -84,11 +84,13 @@ fn key() -> Result<KeyPair, rcgen::Error> {
 
 /// The backend that all of them have.
 pub(super) fn backend_conf(dir: &Path) -> io::Result<String> {
+    // Not beside the socket: bgproxy watches its directory, and would be told of every page that nginx opens.
+    let pages = dir.join("pages");
+    fs::create_dir(&pages)?;
     // As large as nginx's own welcome page.
-    let body = format!("{}\n", "x".repeat(611));
-    fs::write(dir.join("index.html"), body)?;
-    let dir = dir.display();
-    Ok(format!("worker_processes 1;\nserver {{ listen unix:{dir}/backend.sock; location / {{ root {dir}; }} }}"))
+    fs::write(pages.join("index.html"), format!("{}\n", "x".repeat(611)))?;
+    let (dir, pages) = (dir.display(), pages.display());
+    Ok(format!("worker_processes 1;\nserver {{ listen unix:{dir}/backend.sock; location / {{ root {pages}; }} }}"))
 }
 
 /// bgproxy, this build or another one.
