@@ -55,6 +55,7 @@ reasons! {
     ClientGone = "client_gone", 499, "http_request_error", "the client went away";
     // Nobody's.
     NoRoute = "no_route", 404, "destination_not_found", "no service is configured for this address";
+    TunnelIdle = "tunnel_idle", 499, "connection_read_timeout", "nothing passed through the tunnel for too long";
     // The backend's.
     SocketMissing = "socket_missing", 502, "destination_unavailable", "the backend's socket does not exist";
     SocketRefused = "socket_refused", 502, "connection_refused", "nobody listens on the backend";

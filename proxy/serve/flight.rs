@@ -371,6 +371,7 @@ impl Flight {
     pub fn sweep(&self, now: u64) {
         // Where nothing passes any more there is time for a last word.
         if self.stream() == Some(StreamKind::Tunnel) && self.still(now) > self.terms.get().stream_idle {
+            self.reason.set(Some(Reason::TunnelIdle));
             self.leave.tell(now);
         }
         if self.leave.sweep(now) {
