@@ -415,16 +415,18 @@ fn many_that_came_and_went_leave_nothing_behind() {
 fn a_silent_tunnel_is_closed_and_a_byte_of_either_side_keeps_it() {
     let (door, blue) = Door::builder()
         .set("service.portal.streams.idle", "1s")
-        .before(|at| Fake::scripted(at, websocket(repeats(b"x", 1))));
+        .before(|at| Fake::scripted(at, websocket(repeats(b"\x81\x01x", 3))));
     let mut client = open(door.connect());
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(700) {
         assert!(client.hears_nothing());
     }
     let moved = Instant::now();
-    client.send("x");
-    assert_eq!(client.exactly(1), b"x");
-    assert_eq!(client.rest().bytes, b"");
+    client.send(b"\x81\x01x");
+    assert_eq!(client.exactly(3), b"\x81\x01x");
+    // Between two frames, as after a switch: going away.
+    assert_eq!(client.exactly(4), b"\x88\x0c\x03\xe9");
+    assert_eq!(client.rest().bytes, b"going away");
     // By the worker's own clock, which its sweep moves on.
     assert!(moved.elapsed() >= Duration::from_millis(850), "{:?}", moved.elapsed());
     wait_until("the backend's connection to end", DEADLINE, || blue.heard()[0].ended);

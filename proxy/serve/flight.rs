@@ -375,7 +375,7 @@ impl Flight {
             self.leave.tell(now);
         }
         if self.leave.sweep(now) {
-            self.condemn(Reason::StreamEnded);
+            self.condemn(self.reason.get().unwrap_or(Reason::StreamEnded));
         }
     }
 
