@@ -101,11 +101,6 @@ pub struct Frames {
     current: Option<Head>,
     /// What is left of that payload.
     left: u32,
-    /// Whether a block of headers is open: nothing may come between its frames.
-    block: bool,
-    /// Whether a frame has passed at all: the first one must be SETTINGS, and not ours.
-    begun: bool,
-    highest: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -119,16 +114,7 @@ struct Head {
 impl Frames {
     /// At the beginning of a connection. What a client sends begins with a `preface`, what a server sends does not.
     pub fn new(preface: bool) -> Frames {
-        Frames {
-            preface: if preface { PREFACE } else { 0 },
-            partial: [0; HEAD],
-            filled: 0,
-            current: None,
-            left: 0,
-            block: false,
-            begun: false,
-            highest: 0,
-        }
+        Frames { preface: if preface { PREFACE } else { 0 }, partial: [0; HEAD], filled: 0, current: None, left: 0 }
     }
 
     /// Takes the bytes that pass next, in pieces of any size, and tells which frames begin and end in them.
@@ -142,7 +128,8 @@ impl Frames {
                 }
                 None => {
                     let Some(head) = self.head(&mut rest) else { return };
-                    self.begin(head);
+                    self.current = Some(head);
+                    self.left = head.length;
                     let Head { kind, flags, stream, length } = head;
                     on(Frame::Begins { kind, flags, stream, length });
                     head
@@ -153,18 +140,6 @@ impl Frames {
                 on(Frame::Ended { kind: head.kind, flags: head.flags, stream: head.stream });
             }
         }
-    }
-
-    /// Whether a frame of ours may be put in here: between two frames, and not within a block of headers.
-    ///
-    /// Not before the first frame either: it must be SETTINGS (RFC 9113, section 3.4).
-    pub fn at_boundary(&self) -> bool {
-        self.begun && self.current.is_none() && self.filled == 0 && !self.block
-    }
-
-    /// The highest stream that HEADERS of a client named: the last one that a GOAWAY admits to. 0 before the first.
-    pub fn highest_stream(&self) -> u32 {
-        self.highest
     }
 
     /// The next head, if it is complete; what there is of it is kept otherwise.
@@ -188,23 +163,6 @@ impl Frames {
         self.filled = 0;
         Some(Head::from(self.partial))
     }
-
-    fn begin(&mut self, head: Head) {
-        self.begun = true;
-        self.current = Some(head);
-        self.left = head.length;
-        match head.kind {
-            Kind::Headers => {
-                self.block = head.flags & END_HEADERS == 0;
-                // Even numbers are a server's: a client that uses one has not opened a stream but made an error.
-                if head.stream % 2 == 1 {
-                    self.highest = self.highest.max(head.stream);
-                }
-            }
-            Kind::PushPromise | Kind::Continuation => self.block = head.flags & END_HEADERS == 0,
-            _ => {}
-        }
-    }
 }
 
 impl From<[u8; HEAD]> for Head {
@@ -224,13 +182,6 @@ fn skip<'a>(bytes: &'a [u8], left: &mut u32) -> &'a [u8] {
     let passed = bytes.len().min(*left as usize);
     *left -= passed as u32;
     bytes.split_at(passed).1
-}
-
-/// A GOAWAY: no stream after `last_stream` was or will be served, for this `reason` (RFC 9113, sections 6.8 and 7).
-pub fn go_away(last_stream: u32, reason: u32) -> [u8; 17] {
-    let [s0, s1, s2, s3] = (last_stream & 0x7fff_ffff).to_be_bytes();
-    let [r0, r1, r2, r3] = reason.to_be_bytes();
-    [0, 0, 8, 0x7, 0, 0, 0, 0, 0, s0, s1, s2, s3, r0, r1, r2, r3]
 }
 
 #[cfg(test)]
