@@ -177,7 +177,7 @@ impl Routes {
         if self.exact.is_empty() && self.below.is_empty() {
             return longest(&self.any, path);
         }
-        let name = host_name(host);
+        let name = without_root(split_port(host).0);
         if name.len() <= LONGEST_HOST {
             // Lower case on the stack: no allocation per request.
             let mut buffer = [0; LONGEST_HOST];
@@ -224,13 +224,17 @@ fn covers(prefix: &str, path: &str) -> bool {
     }
 }
 
-/// The host without its port and without the root's dot.
-fn host_name(host: &str) -> &str {
-    let name = match host.rfind(':') {
+/// Name and port of a host as it was sent; without a port, that is empty. An IPv6 address keeps its brackets.
+pub fn split_port(host: &str) -> (&str, &str) {
+    match host.rsplit_once(':') {
         // A colon inside brackets belongs to an IPv6 address.
-        Some(colon) if !host[colon..].contains(']') => &host[..colon],
-        _ => host,
-    };
+        Some((name, port)) if !port.contains(']') => (name, port),
+        _ => (host, ""),
+    }
+}
+
+/// A host's name without the root's dot.
+pub fn without_root(name: &str) -> &str {
     name.strip_suffix('.').unwrap_or(name)
 }
 

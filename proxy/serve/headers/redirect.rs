@@ -7,6 +7,7 @@ use http::request;
 
 use super::{host, path};
 use crate::serve::error::Reason;
+use crate::table::{split_port, without_root};
 
 /// Authorities that issue certificates ask here, and without TLS (RFC 8555, section 8.3).
 const ACME: &str = "/.well-known/acme-challenge/";
@@ -20,7 +21,7 @@ pub fn redirect_https(head: &request::Parts, port: u16) -> Result<Option<HeaderV
     if is_challenge(path(head)) {
         return Ok(None);
     }
-    let (name, _port) = split(host(head));
+    let (name, _port) = split_port(host(head));
     if name.is_empty() {
         return Err(Reason::HostMissing);
     }
@@ -32,8 +33,8 @@ pub fn redirect_https(head: &request::Parts, port: u16) -> Result<Option<HeaderV
 /// query. `secure` tells by which scheme the client came ([`super::is_secure`]). None when it is at the right host, or
 /// named none.
 pub fn canonical(head: &request::Parts, canonical: &Host, secure: bool) -> Option<HeaderValue> {
-    let (name, port) = split(host(head));
-    if name.is_empty() || name.strip_suffix('.').unwrap_or(name).eq_ignore_ascii_case(canonical.name()) {
+    let (name, port) = split_port(host(head));
+    if name.is_empty() || without_root(name).eq_ignore_ascii_case(canonical.name()) {
         return None;
     }
     let (scheme, usual) = if secure { ("https://", "443") } else { ("http://", "80") };
@@ -47,14 +48,6 @@ fn is_challenge(path: &str) -> bool {
         !matches!(token, "" | "." | "..")
             && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
     })
-}
-
-/// Name and port of a host that was not refused; an IPv6 address keeps its brackets.
-fn split(host: &str) -> (&str, &str) {
-    match host.rsplit_once(':') {
-        Some((name, port)) if !port.contains(']') => (name, port),
-        _ => (host, ""),
-    }
 }
 
 /// None for a target that no header can hold; none that was parsed is such.

@@ -6,6 +6,7 @@ use http::{Method, Version, request};
 
 use super::upgrade::protocol;
 use crate::serve::error::Reason;
+use crate::table::split_port;
 
 /// Refuses what two readers could understand in two ways (RFC 9112, sections 3.2 and 6; RFC 9113, section 8.3.1; what
 /// hyper and h2 let pass).
@@ -73,11 +74,9 @@ fn refuse_host(head: &request::Parts) -> Result<(), Reason> {
 /// Whether this is a host with an optional port. Stricter than RFC 3986's reg-name on purpose: what Django, nginx and
 /// browsers agree on, so that nobody behind us reads another host than we did.
 pub(super) fn is_host(host: &[u8]) -> bool {
-    let (name, port) = match host.iter().rposition(|byte| *byte == b':') {
-        Some(colon) if !host[colon..].contains(&b']') => (&host[..colon], &host[colon + 1..]),
-        _ => (host, &b""[..]),
-    };
-    let name_is_valid = match name {
+    let Ok(host) = std::str::from_utf8(host) else { return false };
+    let (name, port) = split_port(host);
+    let name_is_valid = match name.as_bytes() {
         [b'[', inner @ .., b']'] => {
             inner.contains(&b':') && inner.iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'))
         }
@@ -86,7 +85,7 @@ pub(super) fn is_host(host: &[u8]) -> bool {
                 && name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~'))
         }
     };
-    name_is_valid && port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
+    name_is_valid && port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The host a request is for: the target's authority wins over the Host header (RFC 9112, section 3.2.2). Empty when
