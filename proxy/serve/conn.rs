@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 
 use super::error::Reason;
 use super::flight::Guard;
+use super::headers;
 use super::listen::Manner;
 use super::pool::Own;
 use super::stream::ClientStream;
@@ -39,7 +40,7 @@ const LINGER_BYTES: usize = 8 * 1024 * 1024;
 /// Who is at the other end, as the connection itself tells.
 #[derive(Debug)]
 pub struct Client {
-    /// The client's address: the socket's, or what a trusted proxy's PROXY header says.
+    /// The client's address: the socket's, or what a trusted proxy's PROXY header says; IPv4 where it is one.
     pub address: SocketAddr,
     /// The same as a header value.
     pub ip: HeaderValue,
@@ -120,11 +121,10 @@ enum Order {
 
 impl Client {
     fn new(address: SocketAddr, stream: Option<&rustls::ServerConnection>) -> Client {
+        let ip = address.ip().to_canonical();
         Client {
-            address,
-            // An address is always a valid header value.
-            ip: HeaderValue::from_str(&address.ip().to_canonical().to_string())
-                .unwrap_or(HeaderValue::from_static("unknown")),
+            address: SocketAddr::new(ip, address.port()),
+            ip: headers::text(ip),
             secure: stream.is_some(),
             subject: stream.and_then(super::tls::subject),
         }

@@ -116,7 +116,7 @@ impl Flight {
             waker: RefCell::new(None),
             hold: RefCell::new(Hold::Nothing),
             terms: Cell::new(Terms::default()),
-            client: Cell::new(conn.client().address.ip().to_canonical()),
+            client: Cell::new(conn.client().address.ip()),
             leave: Leave::default(),
             method: head.method.clone(),
             target: head.uri.clone(),

@@ -129,7 +129,7 @@ async fn exchange(
 /// Who is at the other end, and whether its word counts.
 fn sender<'c>(worker: &Worker, conn: &'c Conn) -> Sender<'c> {
     let client = conn.client();
-    let address = client.address.ip().to_canonical();
+    let address = client.address.ip();
     Sender {
         address,
         text: &client.ip,
@@ -206,7 +206,7 @@ async fn upgrade(
     if is_http2 {
         headers::finish_upgrade(&mut head, key.as_ref())?;
     }
-    let (backend, ahead) = link.into_raw().await?;
+    let (backend, ahead) = guard.waiting(link.into_raw()).await??;
     headers::to_client(&mut head, &recipient(conn, guard, is_http2));
     guard.answers(head.status, &head.headers);
     guard.becomes_stream(StreamKind::Tunnel);

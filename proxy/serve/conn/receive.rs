@@ -8,6 +8,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use super::super::error::Reason;
 use super::super::proxy_protocol::{self, Parsed};
 use super::super::stream::{ClientStream, Socket};
 use super::super::tls::HandshakeFailure;
@@ -57,7 +58,7 @@ async fn try_receive(worker: &Worker, conn: &Conn, mut tcp: TcpStream) -> Result
     let stream = match handshake {
         Ok(Ok(stream)) => ClientStream::Tls(Box::new(stream)),
         Ok(Err(error)) => return Err(Fault { label: HandshakeFailure::of(&error).label(), source: Some(error) }),
-        Err(order) => return Err(ended(order, "tls_timeout")),
+        Err(order) => return Err(ended(order, HandshakeFailure::Timeout.label())),
     };
     worker.clients.shook_hands();
     conn.client.get_or_init(|| Client::new(address, stream.tls()));
@@ -65,7 +66,7 @@ async fn try_receive(worker: &Worker, conn: &Conn, mut tcp: TcpStream) -> Result
 }
 
 fn ended(order: Order, timeout: &'static str) -> Fault {
-    let label = if matches!(order, Order::Refuse(_)) { timeout } else { "shutdown_cut" };
+    let label = if matches!(order, Order::Refuse(_)) { timeout } else { Reason::ShutdownCut.label() };
     Fault { label, source: None }
 }
 

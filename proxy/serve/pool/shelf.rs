@@ -167,9 +167,7 @@ struct Held {
 impl Own {
     /// None yet, for this client that connected to this address of ours.
     pub fn new(client: SocketAddr, server: SocketAddr) -> Own {
-        // A listener on `[::]` sees IPv4 addresses in IPv6 clothes.
-        let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-        Own { client: plain(client), server: plain(server), shelves: RefCell::default() }
+        Own { client, server, shelves: RefCell::default() }
     }
 
     /// The shelf for this slot's backend; `introduce` gets to know a new one.
