@@ -28,6 +28,7 @@ pub mod registry;
 pub mod reload;
 pub mod report;
 mod save;
+pub mod socket;
 pub mod state;
 pub mod streams;
 pub mod switchboard;
