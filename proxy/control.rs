@@ -32,5 +32,6 @@ pub mod socket;
 pub mod state;
 pub mod streams;
 pub mod switchboard;
+mod tell;
 mod unasked;
 pub mod watch;
