@@ -1,41 +1,39 @@
 //! One worker: one thread, one current-thread runtime; its sockets, its lanes, its numbers, its mailbox.
+//!
+//! `accept` takes clients in, `sweep` ends what waits for too long, `mail` does what control asks for, up to the end.
+
+mod accept;
+mod mail;
+mod sweep;
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Cache};
 use http::{HeaderValue, request};
 use slab::Slab;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::access::{Line, Lines};
-use super::closing;
-use super::conn::{self, Conn};
+use super::conn::Conn;
 use super::error::Reason;
 use super::flight::{Flight, Guard};
 use super::headers;
 use super::listen::Manner;
 use super::meter::{Clients, Meter, Meters};
 use super::pool::{Claim, Lane};
-use super::probe;
-use crate::mail::{Close, Closing, Cut, Letter, Pace};
+use crate::mail::Letter;
 use crate::table::{Backend, Destination, Table};
 
 /// How often a worker looks for what has waited too long. A deadline is never early, and at most two of these late.
 pub const SWEEP: Duration = Duration::from_millis(100);
-
-/// After a stop, idle connections get this long to send what is already on its way to us (hyper would close them
-/// with bytes in the kernel's buffers).
-const QUIET: Duration = Duration::from_millis(500);
 
 /// What a tunnel passes at once.
 const SCRATCH: usize = 32 * 1024;
@@ -184,91 +182,17 @@ pub fn run(parts: Parts) -> io::Result<()> {
         });
         let mut accepting = JoinSet::new();
         for (listener, manner) in listeners {
-            accepting.spawn_local(accept(worker.clone(), listener, manner));
+            accepting.spawn_local(accept::accept(worker.clone(), listener, manner));
         }
         tokio::select! {
             () = worker.clone().read_mail(parts.mailbox, accepting) => Ok(()),
             // A door whose deadlines nobody watches is not to be left open.
-            () = sweep(worker.clone()) => Err(io::Error::other("nobody watches the deadlines any more")),
+            () = sweep::sweep(worker.clone()) => Err(io::Error::other("nobody watches the deadlines any more")),
         }
     })
 }
 
-/// Accepts clients on one socket until the worker stops.
-async fn accept(worker: Rc<Worker>, listener: TcpListener, manner: Rc<Manner>) {
-    /// After running out of descriptors: trying at once would spin.
-    const PAUSE: Duration = Duration::from_millis(50);
-    let mut exhausted = false;
-    while let Some(accepted) = worker.stop.run_until_cancelled(worker.next_client(&listener)).await {
-        match accepted {
-            Ok((stream, client)) => {
-                exhausted = false;
-                conn::serve(worker.clone(), stream, client, manner.clone());
-            }
-            Err(error) if is_client_noise(&error) => tracing::debug!("a client left while connecting: {error}"),
-            Err(error) => {
-                if !exhausted {
-                    tracing::warn!("cannot accept clients: {error}");
-                }
-                exhausted = true;
-                tokio::time::sleep(PAUSE).await;
-            }
-        }
-    }
-    if let Err(error) = accept_queued(&worker, listener, &manner) {
-        tracing::warn!("cannot accept the clients that were in the queue: {error}");
-    }
-}
-
-/// Whoever is in the kernel's queue is connected as far as he can tell; closing the socket would reset him.
-fn accept_queued(worker: &Rc<Worker>, listener: TcpListener, manner: &Rc<Manner>) -> io::Result<()> {
-    let listener = listener.into_std()?;
-    loop {
-        match listener.accept() {
-            Ok((stream, client)) => {
-                stream.set_nonblocking(true)?;
-                conn::serve(worker.clone(), TcpStream::from_std(stream)?, client, manner.clone());
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(error) if is_client_noise(&error) => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-fn is_client_noise(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
-}
-
-/// Looks again and again for what has waited too long.
-async fn sweep(worker: Rc<Worker>) {
-    let mut ticks = tokio::time::interval(SWEEP);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        worker.sweep();
-    }
-}
-
 impl Worker {
-    /// The next client, once there is room for one more.
-    async fn next_client(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-        let is_full = || self.conns.borrow().len() >= self.limits().connections;
-        loop {
-            while is_full() {
-                self.ended.notified().await;
-            }
-            // Asked again when a client comes: the last place may have gone to another listener's meanwhile.
-            let next = |cx: &mut Context<'_>| match is_full() {
-                true => Poll::Ready(None),
-                false => listener.poll_accept(cx).map(Some),
-            };
-            if let Some(accepted) = poll_fn(next).await {
-                return accepted;
-            }
-        }
-    }
-
     /// Milliseconds since the worker began, as of the last sweep.
     pub fn now(&self) -> u64 {
         self.now.get()
@@ -395,182 +319,6 @@ impl Worker {
     /// Milliseconds since the worker began.
     fn elapsed(&self) -> u64 {
         u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    fn sweep(&self) {
-        let now = self.elapsed();
-        self.now.set(now);
-        let limits = Limits::new(&self.table.borrow_mut().load().limits, self.workers);
-        self.limits.set(limits);
-        // What is stamped between two sweeps is stamped with the earlier one: nobody is charged for time he did not have.
-        let charged = now.saturating_sub(SWEEP.as_millis() as u64);
-        for conn in self.conns.borrow().iter().map(|(_, conn)| conn) {
-            conn.sweep(charged, limits.idle_time, limits.header_time);
-        }
-        for flight in self.flights.borrow().iter().map(|(_, flight)| flight) {
-            if let Some(reason) = flight.overdue(charged) {
-                flight.condemn(reason);
-            }
-            flight.sweep(now);
-        }
-        self.note_oldest();
-        self.sweep_lanes(now);
-        if let Some(lines) = &self.access {
-            lines.borrow_mut().flush();
-        }
-    }
-
-    /// Notes for each backend when its oldest stream began, for those who look from outside.
-    fn note_oldest(&self) {
-        let mut oldest: Vec<(Rc<Lane>, Instant)> = Vec::new();
-        for (_, flight) in self.flights.borrow().iter().filter(|(_, flight)| flight.stream().is_some()) {
-            let Some(lane) = flight.lane() else { continue };
-            match oldest.iter_mut().find(|(known, _)| known.backend.slot == lane.backend.slot) {
-                Some((_, began)) => *began = flight.started().min(*began),
-                None => oldest.push((lane, flight.started())),
-            }
-        }
-        for (lane, began) in oldest {
-            let began = SystemTime::now() - began.elapsed();
-            let since = began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            lane.set_oldest(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-        }
-    }
-
-    /// Closes backend connections that have been idle for too long, and forgets backends that no table names.
-    fn sweep_lanes(&self, now: u64) {
-        let mut table = self.table.borrow_mut();
-        let table = table.load();
-        for lane in self.lanes.borrow_mut().iter_mut() {
-            let Some(kept) = lane else { continue };
-            match table.owner(&kept.backend) {
-                Some(service) => kept.expire(now.saturating_sub(millis(service.config.pool.idle))),
-                None => *lane = None,
-            }
-        }
-    }
-
-    async fn read_mail(self: Rc<Self>, mut mailbox: mpsc::Receiver<Letter>, accepting: JoinSet<()>) {
-        while let Some(letter) = mailbox.recv().await {
-            match letter {
-                Letter::Fence(reply) => {
-                    let _gone = reply.send(());
-                }
-                Letter::Probe(question, reply) => {
-                    let (lane, now) = (self.lane(&question.backend), self.now());
-                    tokio::task::spawn_local(async move {
-                        let _gone = reply.send(probe::ask(&lane, &question, now).await);
-                    });
-                }
-                Letter::Cut(slot, before, reply) => {
-                    let _gone = reply.send(self.cut(slot, before));
-                }
-                Letter::CloseStreams(close, reply) => {
-                    let _gone = reply.send(self.close_streams(&close));
-                }
-                Letter::KeepStreams(slot) => {
-                    let flights = self.flights.borrow();
-                    let streams = flights.iter().map(|(_, flight)| flight).filter(|flight| flight.streams(slot));
-                    streams.for_each(|flight| flight.leave.set_due(None));
-                }
-                Letter::Retire(slot) => {
-                    if let Some(Some(lane)) = self.lanes.borrow().get(slot) {
-                        lane.retire();
-                    }
-                }
-                Letter::Stop(within) => return self.finish(within, accepting).await,
-            }
-        }
-    }
-
-    /// The color may get requests again by the time the letter is read: those are of a newer generation.
-    fn cut(&self, slot: usize, before: u64) -> Cut {
-        let mut cut = Cut::default();
-        let flights = self.flights.borrow();
-        let overdue = flights
-            .iter()
-            .map(|(_, flight)| flight)
-            .filter(|flight| flight.claims(slot) && flight.terms().generation < before);
-        for flight in overdue {
-            if flight.becomes_download() {
-                cut.streams += 1;
-            } else if flight.condemn(Reason::DrainCut) {
-                // One that has failed already, of a deadline of its own, is not cut.
-                cut.requests.push(flight.to_cut());
-            }
-        }
-        cut
-    }
-
-    fn close_streams(&self, close: &Close) -> Closing {
-        let flights = self.flights.borrow();
-        let mut streams: Vec<&Rc<Flight>> = flights
-            .iter()
-            .map(|(_, flight)| flight)
-            .filter(|flight| flight.streams(close.slot) && flight.terms().generation < close.before)
-            .filter(|flight| !flight.leaving())
-            .collect();
-        self.dismiss(&mut streams, close.pace)
-    }
-
-    /// Gives these streams a time to leave, the oldest first. What would end sooner by an earlier letter is left to that.
-    fn dismiss(&self, streams: &mut [&Rc<Flight>], pace: Pace) -> Closing {
-        let now = self.elapsed();
-        streams.sort_by_key(|flight| flight.started());
-        let times: Vec<u64> = closing::times(streams.len(), pace, self.id, self.workers)
-            .map(|time| now.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
-            .collect();
-        let Some(last) = times.last().copied() else { return Closing::default() };
-        if !streams.iter().all(|flight| flight.leave.due().is_some_and(|due| due <= last)) {
-            streams.iter().zip(times).for_each(|(flight, time)| flight.leave.set_due(Some(time)));
-        }
-        let last = streams.iter().filter_map(|flight| flight.leave.due()).max().unwrap_or(last);
-        Closing { streams: streams.len() as u64, within: Duration::from_millis(last.saturating_sub(now)) }
-    }
-
-    /// Stops in three steps: accept nothing more and say `Connection: close`; end idle connections, and streams one by
-    /// one; cut what is left.
-    async fn finish(&self, within: Duration, accepting: JoinSet<()>) {
-        let deadline = tokio::time::Instant::now() + within;
-        self.stopping.set(true);
-        self.stop.cancel();
-        // Until whoever is in the kernel's queues has been taken, none open does not mean none left.
-        accepting.join_all().await;
-        if self.empty_before(tokio::time::Instant::now() + QUIET.min(within)).await {
-            return;
-        }
-        self.conns.borrow().iter().for_each(|(_, conn)| conn.retire(self.now()));
-        {
-            let flights = self.flights.borrow();
-            let mut streams: Vec<_> = flights.iter().map(|(_, flight)| flight).collect();
-            streams.retain(|flight| flight.stream().is_some());
-            self.dismiss(&mut streams, Pace { over: within / 2, per_second: u32::MAX });
-        }
-        if self.empty_before(deadline).await {
-            return;
-        }
-        let left = self.flights.borrow().len();
-        tracing::warn!(worker = self.id, requests = left, "shutdown deadline passed, cutting what is left");
-        for (_, flight) in self.flights.borrow().iter() {
-            flight.condemn(Reason::ShutdownCut);
-        }
-        if !self.empty_before(deadline + QUIET).await {
-            self.conns.borrow().iter().for_each(|(_, conn)| conn.abort());
-            self.empty_before(deadline + 2 * QUIET).await;
-        }
-    }
-
-    /// Waits until no connection is open; false when the deadline comes first.
-    async fn empty_before(&self, deadline: tokio::time::Instant) -> bool {
-        loop {
-            let ended = self.ended.notified();
-            if self.conns.borrow().is_empty() {
-                return true;
-            }
-            if tokio::time::timeout_at(deadline, ended).await.is_err() {
-                return self.conns.borrow().is_empty();
-            }
-        }
     }
 }
 

@@ -1,0 +1,72 @@
+//! What has waited for too long? Every deadline of a worker's connections, requests and idle links, looked at together.
+
+use std::rc::Rc;
+use std::time::{Instant, SystemTime};
+
+use super::super::pool::Lane;
+use super::{Limits, SWEEP, Worker, millis};
+
+/// Looks again and again for what has waited too long.
+pub(super) async fn sweep(worker: Rc<Worker>) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        worker.sweep();
+    }
+}
+
+impl Worker {
+    fn sweep(&self) {
+        let now = self.elapsed();
+        self.now.set(now);
+        let limits = Limits::new(&self.table.borrow_mut().load().limits, self.workers);
+        self.limits.set(limits);
+        // What is stamped between two sweeps is stamped with the earlier one: nobody is charged for time he did not have.
+        let charged = now.saturating_sub(SWEEP.as_millis() as u64);
+        for conn in self.conns.borrow().iter().map(|(_, conn)| conn) {
+            conn.sweep(charged, limits.idle_time, limits.header_time);
+        }
+        for flight in self.flights.borrow().iter().map(|(_, flight)| flight) {
+            if let Some(reason) = flight.overdue(charged) {
+                flight.condemn(reason);
+            }
+            flight.sweep(now);
+        }
+        self.note_oldest();
+        self.sweep_lanes(now);
+        if let Some(lines) = &self.access {
+            lines.borrow_mut().flush();
+        }
+    }
+
+    /// Notes for each backend when its oldest stream began, for those who look from outside.
+    fn note_oldest(&self) {
+        let mut oldest: Vec<(Rc<Lane>, Instant)> = Vec::new();
+        for (_, flight) in self.flights.borrow().iter().filter(|(_, flight)| flight.stream().is_some()) {
+            let Some(lane) = flight.lane() else { continue };
+            match oldest.iter_mut().find(|(known, _)| known.backend.slot == lane.backend.slot) {
+                Some((_, began)) => *began = flight.started().min(*began),
+                None => oldest.push((lane, flight.started())),
+            }
+        }
+        for (lane, began) in oldest {
+            let began = SystemTime::now() - began.elapsed();
+            let since = began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            lane.set_oldest(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// Closes backend connections that have been idle for too long, and forgets backends that no table names.
+    fn sweep_lanes(&self, now: u64) {
+        let mut table = self.table.borrow_mut();
+        let table = table.load();
+        for lane in self.lanes.borrow_mut().iter_mut() {
+            let Some(kept) = lane else { continue };
+            match table.owner(&kept.backend) {
+                Some(service) => kept.expire(now.saturating_sub(millis(service.config.pool.idle))),
+                None => *lane = None,
+            }
+        }
+    }
+}
