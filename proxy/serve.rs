@@ -10,7 +10,8 @@
 //! - [`error`] names what failed, [`answer`] says so, [`meter`] counts, [`metrics`] shows it and [`access`] writes it
 //!   down. [`probe`] asks whether a backend is ready.
 //!
-//! Everything here belongs to one worker thread: `Rc` and `Cell`, no lock, nothing shared but the table.
+//! Everything here belongs to one worker thread: `Rc` and `Cell`, no lock, nothing shared but the table. Who waits for
+//! something on the same thread is a [`sleeper`].
 
 pub mod abuse;
 pub mod access;
@@ -32,6 +33,7 @@ pub mod probe;
 pub mod proxy_protocol;
 pub mod pump;
 pub mod retry;
+pub mod sleeper;
 pub mod stream;
 pub mod tls;
 pub mod tunnel;

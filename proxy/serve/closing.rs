@@ -1,9 +1,10 @@
 //! When does a stream leave? After a switch, one by one: so that clients come back, to the new color, without a storm.
 
-use std::cell::{Cell, RefCell};
-use std::task::{Context, Poll, Waker};
+use std::cell::Cell;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::sleeper::Sleeper;
 use crate::mail::Pace;
 
 /// An event stream that was told to leave waits this long for the end of the event that is passing.
@@ -31,7 +32,7 @@ pub fn times(count: usize, pace: Pace, worker: usize, workers: usize) -> impl It
 pub struct Leave {
     due: Cell<Option<u64>>,
     told: Cell<Option<u64>>,
-    waker: RefCell<Option<Waker>>,
+    sleeper: Sleeper,
 }
 
 impl Leave {
@@ -55,9 +56,7 @@ impl Leave {
         if !self.is_told() {
             self.told.set(Some(now));
         }
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
+        self.sleeper.wake();
     }
 
     /// Tells it if it is time; true when it was told long ago and is still here.
@@ -86,10 +85,7 @@ impl Leave {
 
     /// Whom to wake.
     pub fn remember(&self, cx: &Context<'_>) {
-        let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
+        self.sleeper.remember(cx);
     }
 }
 

@@ -13,7 +13,7 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,6 +27,7 @@ use super::flight::Guard;
 use super::headers;
 use super::listen::Manner;
 use super::pool::Own;
+use super::sleeper::Sleeper;
 use super::stream::ClientStream;
 use super::tunnel::Tunnel;
 use super::worker::Worker;
@@ -75,7 +76,7 @@ pub struct Conn {
     order: Cell<Option<Order>>,
     /// When it was told to retire, in the worker's milliseconds.
     retired: Cell<Option<u64>>,
-    waker: RefCell<Option<Waker>>,
+    sleeper: Sleeper,
     /// The client has closed its side.
     left: Cell<bool>,
     /// The current request is HTTP/1.0, whose answers may end with the connection.
@@ -149,7 +150,7 @@ impl Conn {
             since: Cell::new(now),
             order: Cell::new(None),
             retired: Cell::new(None),
-            waker: RefCell::default(),
+            sleeper: Sleeper::default(),
             left: Cell::new(false),
             old: Cell::new(false),
             broken: Cell::new(false),
@@ -201,9 +202,7 @@ impl Conn {
     /// Ends an HTTP/2 stream whose last frame waits for the client. Later, in its own task: the request goes with it.
     pub fn condemns(&self, stream: u32) {
         self.condemned.borrow_mut().push(stream);
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
+        self.sleeper.wake();
     }
 
     /// What was asked for by an upgrade, once the answer has left.
@@ -242,17 +241,12 @@ impl Conn {
 
     fn give(&self, order: Order) {
         self.order.set(Some(order));
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
+        self.sleeper.wake();
     }
 
     /// What others want, for the task that asks now and is woken when they want something.
     fn obey(&self, cx: &Context<'_>) -> Option<Order> {
-        let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
+        self.sleeper.remember(cx);
         self.order.take()
     }
 

@@ -3,24 +3,27 @@
 //! A worker keeps a list of its flights. Its sweep looks at them every [`super::worker::SWEEP`] instead of setting a
 //! timer per request, and a drain's cut looks at them too; both do nothing but [`Flight::condemn`].
 
+mod record;
+
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
-use std::time::{Instant, SystemTime};
+use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bgproxy_conf::wire::CutRequest;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, request};
+use http::{HeaderMap, Method, StatusCode, Uri, request};
 
-use super::access::Line;
+use self::record::Noted;
 use super::closing::Leave;
 use super::conn::Conn;
 use super::error::{Failure, Reason};
 use super::headers;
 use super::pool::{Claim, Lane, Link, Stream};
+use super::sleeper::Sleeper;
 use super::worker::{Terms, Worker};
 use crate::cell::{End, StreamKind};
 
@@ -41,7 +44,7 @@ pub struct Flight {
     upload: Cell<Side>,
     download: Cell<Side>,
     verdict: Cell<Option<Reason>>,
-    waker: RefCell<Option<Waker>>,
+    sleeper: Sleeper,
     hold: RefCell<Hold>,
     terms: Cell<Terms>,
     /// Who the client is; the sender until more is known.
@@ -89,15 +92,6 @@ enum Hold {
     Stream(Stream),
 }
 
-#[derive(Debug)]
-struct Noted {
-    version: Version,
-    host: Option<HeaderValue>,
-    user_agent: Option<HeaderValue>,
-    referer: Option<HeaderValue>,
-    request_id: Option<HeaderValue>,
-}
-
 impl Flight {
     /// Begins a request; the guard ends it.
     pub fn begin(worker: &Rc<Worker>, conn: &Rc<Conn>, head: &request::Parts, stream_id: u32) -> Guard {
@@ -113,7 +107,7 @@ impl Flight {
             upload: Cell::new(Side::Nobody),
             download: Cell::new(Side::Nobody),
             verdict: Cell::new(None),
-            waker: RefCell::new(None),
+            sleeper: Sleeper::default(),
             hold: RefCell::new(Hold::Nothing),
             terms: Cell::new(Terms::default()),
             client: Cell::new(conn.client().address.ip()),
@@ -214,7 +208,7 @@ impl Flight {
                     None => Poll::Ready(Ok(done)),
                 },
                 Poll::Pending => {
-                    self.remember(cx);
+                    self.sleeper.remember(cx);
                     Poll::Pending
                 }
             }
@@ -224,15 +218,8 @@ impl Flight {
 
     /// Why it is to end, for a task that asks now and is woken when it is to.
     pub fn condemned(&self, cx: &Context<'_>) -> Option<Reason> {
-        self.remember(cx);
+        self.sleeper.remember(cx);
         self.verdict.get()
-    }
-
-    fn remember(&self, cx: &Context<'_>) {
-        let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
     }
 
     /// The client is sent elsewhere, by ourselves.
@@ -331,8 +318,8 @@ impl Flight {
             self.conn.condemns(self.stream_id);
         } else if matches!(self.step.get(), Step::Streaming | Step::Flushing) && self.stream_id == 0 {
             self.conn.abort();
-        } else if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
+        } else {
+            self.sleeper.wake();
         }
         true
     }
@@ -468,54 +455,6 @@ impl Flight {
             Hold::Request(claim) => claim.end(if reason.is_none() { End::Finished } else { End::Failed }),
             Hold::Stream(stream) if self.leaving() => stream.ended(),
             Hold::Stream(_) => {}
-        }
-    }
-
-    fn log(&self, noted: &Noted, lane: Option<&Lane>, seconds: f64, first_byte: Option<f64>) {
-        fn bytes(value: &Option<HeaderValue>) -> Option<&[u8]> {
-            value.as_ref().map(HeaderValue::as_bytes)
-        }
-        let target = self.target.path_and_query().map_or("*", |target| target.as_str());
-        self.worker.log(&Line {
-            time: SystemTime::now() - self.started.elapsed(),
-            client: self.client.get(),
-            method: self.method.as_str(),
-            host: bytes(&noted.host).unwrap_or_default(),
-            target: target.as_bytes(),
-            protocol: match noted.version {
-                Version::HTTP_10 => "HTTP/1.0",
-                Version::HTTP_2 => "HTTP/2.0",
-                _ => "HTTP/1.1",
-            },
-            status: self.status.get().as_u16(),
-            bytes_in: self.bytes_in.get(),
-            bytes_out: self.bytes_out.get(),
-            seconds,
-            first_byte,
-            service: lane.map(|lane| lane.backend.service.as_str()),
-            color: lane.map(|lane| lane.backend.color.as_str()),
-            generation: lane.map(|_| self.terms.get().generation),
-            reason: self.reason.get().map(Reason::label),
-            retries: self.retries.get(),
-            request_id: bytes(&noted.request_id),
-            user_agent: bytes(&noted.user_agent),
-            referer: bytes(&noted.referer),
-        });
-    }
-}
-
-impl Noted {
-    fn new(head: &request::Parts) -> Noted {
-        let copy = |name| head.headers.get(name).cloned();
-        Noted {
-            version: head.version,
-            host: match head.uri.authority() {
-                Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-                None => copy(header::HOST),
-            },
-            user_agent: copy(header::USER_AGENT),
-            referer: copy(header::REFERER),
-            request_id: None,
         }
     }
 }
