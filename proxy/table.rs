@@ -246,6 +246,20 @@ pub(crate) mod tests {
         Color::try_from(name.to_owned()).expect("a color")
     }
 
+    /// A color's backend in this slot, with a cell for each worker.
+    pub(crate) fn backend(slot: usize, name: &str, workers: usize) -> Arc<Backend> {
+        Arc::new(Backend {
+            slot,
+            id: 1,
+            service: "portal".parse().expect("a name"),
+            color: color(name),
+            address: Address::Unix("/x".into()),
+            protocol: Protocol::Http1,
+            send_proxy: false,
+            cells: (0..workers).map(|_| Cell::default()).collect(),
+        })
+    }
+
     /// A table of services given as (name, hosts, paths, preview hosts), blue live and green preview.
     type Given<'a> = (&'a str, &'a [&'a str], &'a [&'a str], &'a [&'a str]);
 

@@ -121,15 +121,14 @@ impl Drain {
 mod tests {
     use std::sync::Mutex;
 
-    use bgproxy_conf::Address;
     use bgproxy_conf::wire::CutRequest;
     use tokio::sync::mpsc;
     use tokio::time::sleep;
 
     use super::*;
-    use crate::cell::{Cell, End, StreamKind, Sum};
+    use crate::cell::{End, StreamKind, Sum};
     use crate::mail::Letter;
-    use crate::table::tests::color;
+    use crate::table::tests::{backend, color};
 
     const SLOT: usize = 3;
     const GENERATION: u64 = 7;
@@ -150,16 +149,7 @@ mod tests {
         /// The same; of what is in flight on each at the deadline, so many have an answer.
         fn with_answers(cut_takes: Duration, answers: u64) -> House {
             let (mail, mailboxes) = Mailboxes::new(2);
-            let blue = Arc::new(Backend {
-                slot: SLOT,
-                id: 1,
-                service: "portal".parse().expect("a name"),
-                color: color("blue"),
-                address: Address::Unix("/x".into()),
-                protocol: bgproxy_conf::Protocol::Http1,
-                send_proxy: false,
-                cells: Arc::from([Cell::default(), Cell::default()]),
-            });
+            let blue = backend(SLOT, "blue", 2);
             let letters = Arc::new(Mutex::new(Vec::new()));
             for (worker, mailbox) in mailboxes.into_iter().enumerate() {
                 tokio::spawn(work(worker, mailbox, blue.clone(), letters.clone(), cut_takes, answers));

@@ -61,25 +61,11 @@ pub async fn until_ready(
 
 #[cfg(test)]
 mod tests {
-    use bgproxy_conf::Address;
     use tokio::time::sleep;
 
     use super::*;
     use crate::mail::Letter;
-    use crate::table::tests::color;
-
-    fn backend() -> Arc<Backend> {
-        Arc::new(Backend {
-            slot: 0,
-            id: 1,
-            service: "portal".parse().expect("a name"),
-            color: color("green"),
-            address: Address::Unix("/x".into()),
-            protocol: bgproxy_conf::Protocol::Http1,
-            send_proxy: false,
-            cells: Arc::default(),
-        })
-    }
+    use crate::table::tests::backend;
 
     fn report(ready: bool, seconds: f64) -> ProbeReport {
         ProbeReport { ready, at: String::new(), status: None, reason: None, detail: None, seconds }
@@ -112,7 +98,7 @@ mod tests {
 
     async fn ask(mail: &Mailboxes) -> (Result<(), Option<ProbeReport>>, u32, Duration) {
         let (began, passed) = (Instant::now(), Cell::new(0));
-        let question = question(&Service::default(), &backend());
+        let question = question(&Service::default(), &backend(0, "green", 0));
         let result = until_ready(mail, &question, &ready(), &passed, |_| {}).await;
         (result, passed.get(), began.elapsed())
     }
@@ -170,7 +156,7 @@ mod tests {
         let host = |hosts: &[&str], own: Option<&str>| {
             let hosts = hosts.iter().map(|host| host.to_string().try_into().expect("a host")).collect();
             let ready = Ready { host: own.map(str::to_owned), ..Ready::default() };
-            question(&Service { hosts, ready, ..Service::default() }, &backend()).host
+            question(&Service { hosts, ready, ..Service::default() }, &backend(0, "green", 0)).host
         };
         assert_eq!(host(&["*.example.com", "www.example.com"], None), "www.example.com");
         assert_eq!(host(&["*.example.com"], None), "localhost");

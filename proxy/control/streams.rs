@@ -125,13 +125,12 @@ fn closing_streams(color: &Color, closing: Closing, by: &str) -> Option<What> {
 mod tests {
     use std::sync::Mutex;
 
-    use bgproxy_conf::{Address, Seconds};
+    use bgproxy_conf::Seconds;
     use tokio::time::sleep;
 
     use super::*;
-    use crate::cell::Cell;
     use crate::mail::Letter;
-    use crate::table::tests::color;
+    use crate::table::tests::backend;
 
     /// When letters came, and what was told, while a drain of this many seconds went on.
     async fn closed(keep: u64, drain: u64) -> Vec<(&'static str, u64)> {
@@ -154,16 +153,7 @@ mod tests {
                 reply.send(Closing { streams: 1, within: Duration::ZERO }).expect("somebody waits");
             }
         });
-        let from = Arc::new(Backend {
-            slot: 3,
-            id: 1,
-            service: "portal".parse().expect("a name"),
-            color: color("blue"),
-            address: Address::Unix("/x".into()),
-            protocol: bgproxy_conf::Protocol::Http1,
-            send_proxy: false,
-            cells: Arc::from([Cell::default()]),
-        });
+        let from = backend(3, "blue", 1);
         let policy = Streams { keep: Seconds::new(keep), per_second: 5, ..Streams::default() };
         let (end, drained) = oneshot::channel();
         tokio::spawn(async move {
