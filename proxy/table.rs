@@ -213,15 +213,7 @@ impl Routes {
 
 /// The first match is the longest one: lists are sorted.
 fn longest<'r>(list: &'r [Route], path: &str) -> Option<&'r Route> {
-    list.iter().find(|route| covers(route.prefix.as_str(), path))
-}
-
-/// Whether `path` is `prefix` or below it, on a segment boundary.
-fn covers(prefix: &str, path: &str) -> bool {
-    match path.strip_prefix(prefix) {
-        Some(rest) => rest.is_empty() || rest.starts_with('/') || prefix.ends_with('/'),
-        None => false,
-    }
+    list.iter().find(|route| route.prefix.covers(path))
 }
 
 /// Name and port of a host as it was sent; without a port, that is empty. An IPv6 address keeps its brackets.

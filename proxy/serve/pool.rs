@@ -110,11 +110,6 @@ impl Lane {
         self.owned.borrow().iter().filter_map(Weak::upgrade).for_each(|shelf| shelf.clear());
     }
 
-    /// Whether a request that asks for an upgrade may be passed on as one; over HTTP/2 it is a plain request.
-    pub fn upgrades(&self) -> bool {
-        self.backend.protocol == Protocol::Http1
-    }
-
     /// A connection made now: opened for this request, or, where requests share, since the last one failed.
     ///
     /// # Errors
