@@ -17,9 +17,6 @@ const CUT_SHOWN: usize = 20;
 /// Names of a certificate that are shown; the rest is counted.
 const NAMES_SHOWN: usize = 3;
 
-/// A certificate that expires in fewer days is marked.
-const DAYS_CALM: i64 = 21;
-
 /// `GET /v1/status`.
 pub(crate) fn status(status: &Status, paint: Paint) -> String {
     let mut page = format!(
@@ -67,7 +64,7 @@ fn certificate(certificate: &CertificateStatus, paint: Paint) -> String {
         Ok(left) => format!("expires in {}", count(left, "day")),
         Err(_negative) => format!("expired at {}", clock(&certificate.not_after)),
     };
-    let expires = if left < DAYS_CALM { paint.bad(&expires) } else { expires };
+    let expires = if left < CertificateStatus::DAYS_CALM { paint.bad(&expires) } else { expires };
     let mut page = format!("certificate {} for {}: {expires}\n", clean(&certificate.cert), clean(&names));
     if let Some(fault) = &certificate.fault {
         let _ = writeln!(page, "  {}, the one before stays: {}", paint.bad("not replaced"), clean(fault));

@@ -53,6 +53,12 @@ pub struct CertificateStatus {
     pub fault: Option<String>,
 }
 
+impl CertificateStatus {
+    /// A certificate with fewer days left than this is spoken about: in the log, and by bgctl. A good client of an
+    /// authority has replaced it by then.
+    pub const DAYS_CALM: i64 = 21;
+}
+
 /// `GET /v1/services/{s}`: one service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceStatus {

@@ -24,10 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 const DAY: u64 = 24 * 60 * 60;
 
-/// Days before a certificate expires from which on the log says so.
-const WARN_DAYS: i64 = 21;
-
-/// How often the log says so.
+/// How often the log says that a certificate expires soon.
 const WARN_EVERY: Duration = Duration::from_secs(DAY);
 
 /// The last second that can be written as RFC 3339.
@@ -208,7 +205,7 @@ impl Pairs {
         let now = now();
         for pair in &mut self.pairs {
             let left = days_left(pair.in_use.not_after, now);
-            if left >= WARN_DAYS || pair.warned.is_some_and(|at| at.elapsed() < WARN_EVERY) {
+            if left >= CertificateStatus::DAYS_CALM || pair.warned.is_some_and(|at| at.elapsed() < WARN_EVERY) {
                 continue;
             }
             pair.warned = Some(Instant::now());
