@@ -227,3 +227,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_failures_page_names_every_flood() {
+    let page = include_str!("../../../docs/failures.md");
+    for flood in Flood::ALL {
+        let row = format!("| `{}` | ", flood.label());
+        assert!(page.contains(&row), "docs/failures.md lacks the row {row}");
+    }
+}
