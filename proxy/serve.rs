@@ -1,6 +1,6 @@
 //! Wing one: what happens to a request, in the order it happens.
 //!
-//! - [`listen`] binds, [`worker`] accepts, [`conn`] carries one client connection over a [`stream`] of bytes:
+//! - [`listen`] binds, [`worker`] accepts, [`conn`] carries one client connection over a [`socket`]:
 //!   [`proxy_protocol`] says who the client is where a load balancer stands before us, [`tls`] secures, and where
 //!   HTTP/2 is spoken [`frames`] tells what passes and [`abuse`] whether it is a flood.
 //! - [`forward`] takes one request through: [`headers`] rewrites, [`pool`] reaches the backend, [`retry`] decides on a
@@ -34,7 +34,7 @@ pub mod proxy_protocol;
 pub mod pump;
 pub mod retry;
 pub mod sleeper;
-pub mod stream;
+pub mod socket;
 pub mod tls;
 pub mod tunnel;
 pub mod websocket;

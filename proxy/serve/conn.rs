@@ -28,7 +28,7 @@ use super::headers;
 use super::listen::Manner;
 use super::pool::Own;
 use super::sleeper::Sleeper;
-use super::stream::ClientStream;
+use super::socket::ClientSocket;
 use super::tunnel::Tunnel;
 use super::worker::Worker;
 
@@ -351,11 +351,11 @@ pub fn serve(worker: Rc<Worker>, tcp: TcpStream, from: SocketAddr, manner: Rc<Ma
 /// What is left to do when HTTP is over.
 enum Over {
     /// Close the connection.
-    Part(ClientStream, Parting),
+    Part(ClientSocket, Parting),
     /// The client speaks HTTP/2, as the bytes read so far tell.
-    Http2(ClientStream, Bytes),
+    Http2(ClientSocket, Bytes),
     /// A tunnel begins, with what the client has sent for it already.
-    Tunnel(ClientStream, Bytes, Box<Tunnel>),
+    Tunnel(ClientSocket, Bytes, Box<Tunnel>),
 }
 
 /// How to close a connection.
@@ -393,7 +393,7 @@ async fn carry(worker: &Rc<Worker>, conn: &Rc<Conn>, tcp: TcpStream) {
 }
 
 /// Closes a connection so that the client can still read what was sent.
-async fn part(worker: &Worker, mut stream: ClientStream, parting: Parting) {
+async fn part(worker: &Worker, mut stream: ClientSocket, parting: Parting) {
     if let Parting::Refuse(reason) = parting {
         worker.nowhere.refused(reason);
         let answer = super::answer::raw(reason);
@@ -419,7 +419,7 @@ async fn part(worker: &Worker, mut stream: ClientStream, parting: Parting) {
 
 /// An end that TLS does not tell could be somebody's in between (RFC 8446, section 6.1); in clear the kernel tells it.
 /// What the client does not take at once is not waited for.
-async fn say_end(stream: &mut ClientStream) {
+async fn say_end(stream: &mut ClientSocket) {
     if stream.tls().is_some() {
         let said = poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_shutdown(cx)));
         let _unwilling = said.await;
@@ -427,7 +427,7 @@ async fn say_end(stream: &mut ClientStream) {
 }
 
 /// Says the end and reads what the client still sends, until it has seen it.
-async fn drain(stream: &mut ClientStream) {
+async fn drain(stream: &mut ClientSocket) {
     if stream.shutdown().await.is_err() {
         return;
     }

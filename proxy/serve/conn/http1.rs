@@ -21,7 +21,7 @@ use super::super::body::Body;
 use super::super::error::{Reason, of_hyper_status};
 use super::super::forward::{self, Answer};
 use super::super::incoming::Incoming;
-use super::super::stream::ClientStream;
+use super::super::socket::ClientSocket;
 use super::super::worker::Worker;
 use super::{Conn, Flushing, Order, Over, Parting};
 
@@ -32,9 +32,9 @@ const BUFFER: usize = 64 * 1024;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
 /// Speaks HTTP/1.1 until it is over.
-pub(super) async fn speak(worker: &Rc<Worker>, conn: &Rc<Conn>, stream: ClientStream) -> Over {
+pub(super) async fn speak(worker: &Rc<Worker>, conn: &Rc<Conn>, socket: ClientSocket) -> Over {
     let muted = Rc::new(Cell::new(None));
-    let io = TokioIo::new(Io { stream, conn: conn.clone(), worker: worker.clone(), muted: muted.clone() });
+    let io = TokioIo::new(Io { socket, conn: conn.clone(), worker: worker.clone(), muted: muted.clone() });
     let requests = Cell::new(0_u64);
     let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
         requests.set(requests.get() + 1);
@@ -72,26 +72,26 @@ pub(super) async fn speak(worker: &Rc<Worker>, conn: &Rc<Conn>, stream: ClientSt
     // Ends what was still going on, also what would only have had to leave hyper's buffers.
     let http = http.into_parts();
     drop(conn.flushing.take());
-    let stream = http.io.into_inner().stream;
+    let socket = http.io.into_inner().socket;
     if let Some(tunnel) = conn.tunnel.take()
         && parting == Parting::Linger
     {
-        return Over::Tunnel(stream, http.read_buf, tunnel);
+        return Over::Tunnel(socket, http.read_buf, tunnel);
     }
     if conn.broken.get() && conn.old.get() {
-        return Over::Part(stream, Parting::Reset);
+        return Over::Part(socket, Parting::Reset);
     }
     // hyper leaves this one unanswered, and its bytes with us.
     let broke_off = matches!(parting, Parting::Linger | Parting::Refuse(Reason::HeadMalformed));
     if broke_off && http.read_buf.starts_with(PREFACE) {
         // Only as the first word: later on, somebody before us may have taken it for something else.
-        let welcome = conn.manner.h2c && stream.tls().is_none() && requests.get() == 0;
+        let welcome = conn.manner.h2c && socket.tls().is_none() && requests.get() == 0;
         return match welcome {
-            true => Over::Http2(stream, http.read_buf),
-            false => Over::Part(stream, Parting::Refuse(Reason::HeadMalformed)),
+            true => Over::Http2(socket, http.read_buf),
+            false => Over::Part(socket, Parting::Refuse(Reason::HeadMalformed)),
         };
     }
-    Over::Part(stream, parting)
+    Over::Part(socket, parting)
 }
 
 fn parting(conn: &Conn, muted: Option<u16>, result: Result<(), hyper::Error>) -> Parting {
@@ -111,9 +111,9 @@ fn parting(conn: &Conn, muted: Option<u16>, result: Result<(), hyper::Error>) ->
     }
 }
 
-/// A client's stream that keeps book.
+/// A client's socket that keeps book.
 struct Io {
-    stream: ClientStream,
+    socket: ClientSocket,
     conn: Rc<Conn>,
     worker: Rc<Worker>,
     /// The status of hyper's own answer, which we kept from the client.
@@ -157,7 +157,7 @@ impl Io {
 impl AsyncRead for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let result = Pin::new(&mut self.socket).poll_read(cx, buf);
         if buf.filled().len() > before {
             self.conn.arrived(self.worker.now());
         } else if matches!(result, Poll::Ready(Ok(()))) {
@@ -172,7 +172,7 @@ impl AsyncWrite for Io {
         if self.mute(buf) {
             return Poll::Ready(Ok(buf.len()));
         }
-        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        let result = Pin::new(&mut self.socket).poll_write(cx, buf);
         self.wrote(result)
     }
 
@@ -184,7 +184,7 @@ impl AsyncWrite for Io {
         if self.mute(bufs.first().map_or(&[], |buf| buf)) {
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
         }
-        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let result = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
         self.wrote(result)
     }
 
@@ -194,7 +194,7 @@ impl AsyncWrite for Io {
 
     /// hyper flushes when its buffers are empty: the moment at which an answer is with the kernel.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = Pin::new(&mut self.stream).poll_flush(cx);
+        let result = Pin::new(&mut self.socket).poll_flush(cx);
         if matches!(result, Poll::Ready(Ok(()))) {
             self.flushed();
         }

@@ -26,7 +26,7 @@ use super::super::forward::{self, Answer};
 use super::super::frames::{END_HEADERS, END_STREAM, Frame, Frames, Kind};
 use super::super::incoming::{Incoming, Recv};
 use super::super::pump::{Pump, Stopped};
-use super::super::stream::ClientStream;
+use super::super::socket::ClientSocket;
 use super::super::tunnel::StreamIo;
 use super::super::worker::Worker;
 use super::{Conn, Order, Parting, Phase};
@@ -50,9 +50,9 @@ const FAREWELL: Duration = Duration::from_millis(500);
 pub(super) async fn speak(
     worker: &Rc<Worker>,
     conn: &Rc<Conn>,
-    stream: ClientStream,
+    stream: ClientSocket,
     ahead: Bytes,
-) -> Option<(ClientStream, Parting)> {
+) -> Option<(ClientSocket, Parting)> {
     conn.several.set(true);
     conn.phase.set(Phase::Receiving);
     conn.since.set(worker.now());
@@ -275,7 +275,7 @@ struct Book {
     abuse: RefCell<Abuse>,
     flood: Cell<Option<Flood>>,
     /// The client's stream, when h2 is done with it.
-    stream: Cell<Option<ClientStream>>,
+    stream: Cell<Option<ClientSocket>>,
 }
 
 impl Book {
@@ -334,7 +334,7 @@ impl Book {
 /// To h2 it takes one piece at a time, so that h2 puts short answers together instead of writing each by itself: a
 /// system call, and a TLS record, for every one.
 struct Io {
-    stream: Option<ClientStream>,
+    stream: Option<ClientSocket>,
     ahead: Bytes,
     read: Frames,
     written: Frames,
@@ -368,7 +368,7 @@ impl Io {
         Poll::Ready(Ok(0))
     }
 
-    fn stream(&mut self) -> io::Result<Pin<&mut ClientStream>> {
+    fn stream(&mut self) -> io::Result<Pin<&mut ClientSocket>> {
         self.stream.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 }

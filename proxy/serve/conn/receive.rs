@@ -10,7 +10,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::super::error::Reason;
 use super::super::proxy_protocol::{self, Parsed};
-use super::super::stream::{ClientStream, Socket};
+use super::super::socket::{ClientSocket, Plain};
 use super::super::tls::HandshakeFailure;
 use super::super::worker::Worker;
 use super::{Client, Conn, Order, Phase};
@@ -22,9 +22,9 @@ struct Fault {
 }
 
 /// Learns who the client is; none when the connection is not worth going on with, which is counted and logged.
-pub(super) async fn receive(worker: &Worker, conn: &Conn, tcp: TcpStream) -> Option<ClientStream> {
+pub(super) async fn receive(worker: &Worker, conn: &Conn, tcp: TcpStream) -> Option<ClientSocket> {
     if conn.phase.get() != Phase::Receiving {
-        return Some(ClientStream::Clear(Socket::new(tcp, Bytes::new())));
+        return Some(ClientSocket::Clear(Plain::new(tcp, Bytes::new())));
     }
     match Box::pin(try_receive(worker, conn, tcp)).await {
         Ok(stream) => {
@@ -40,7 +40,7 @@ pub(super) async fn receive(worker: &Worker, conn: &Conn, tcp: TcpStream) -> Opt
     }
 }
 
-async fn try_receive(worker: &Worker, conn: &Conn, mut tcp: TcpStream) -> Result<ClientStream, Fault> {
+async fn try_receive(worker: &Worker, conn: &Conn, mut tcp: TcpStream) -> Result<ClientSocket, Fault> {
     let mut address = conn.from;
     let mut ahead = Bytes::new();
     if conn.manner.proxy_header {
@@ -49,14 +49,14 @@ async fn try_receive(worker: &Worker, conn: &Conn, mut tcp: TcpStream) -> Result
         address = header.0.unwrap_or(address);
         ahead = header.1;
     }
-    let socket = Socket::new(tcp, ahead);
+    let socket = Plain::new(tcp, ahead);
     let Some(config) = &conn.manner.tls else {
         conn.client.get_or_init(|| Client::new(address, None));
-        return Ok(ClientStream::Clear(socket));
+        return Ok(ClientSocket::Clear(socket));
     };
     let handshake = conn.unless_ended(TlsAcceptor::from(config.clone()).accept(socket)).await;
     let stream = match handshake {
-        Ok(Ok(stream)) => ClientStream::Tls(Box::new(stream)),
+        Ok(Ok(stream)) => ClientSocket::Tls(Box::new(stream)),
         Ok(Err(error)) => return Err(Fault { label: HandshakeFailure::of(&error).label(), source: Some(error) }),
         Err(order) => return Err(ended(order, HandshakeFailure::Timeout.label())),
     };

@@ -12,47 +12,47 @@ use tokio_rustls::server::TlsStream;
 
 /// A client's connection, as HTTP sees it.
 #[derive(Debug)]
-pub enum ClientStream {
+pub enum ClientSocket {
     /// In clear.
-    Clear(Socket),
+    Clear(Plain),
     /// Under TLS; boxed, because it is twenty times as large.
-    Tls(Box<TlsStream<Socket>>),
+    Tls(Box<TlsStream<Plain>>),
 }
 
 /// A client's TCP socket.
 #[derive(Debug)]
-pub struct Socket {
+pub struct Plain {
     tcp: TcpStream,
     /// What was read from it already and is for the next reader.
     ahead: Bytes,
 }
 
-impl Socket {
+impl Plain {
     /// A socket of which `ahead` has been read already.
-    pub fn new(tcp: TcpStream, ahead: Bytes) -> Socket {
-        Socket { tcp, ahead }
+    pub fn new(tcp: TcpStream, ahead: Bytes) -> Plain {
+        Plain { tcp, ahead }
     }
 }
 
-impl ClientStream {
+impl ClientSocket {
     /// The socket underneath.
     pub fn tcp(&self) -> &TcpStream {
         match self {
-            ClientStream::Clear(socket) => &socket.tcp,
-            ClientStream::Tls(stream) => &stream.get_ref().0.tcp,
+            ClientSocket::Clear(socket) => &socket.tcp,
+            ClientSocket::Tls(stream) => &stream.get_ref().0.tcp,
         }
     }
 
     /// What was agreed on by TLS.
     pub fn tls(&self) -> Option<&ServerConnection> {
         match self {
-            ClientStream::Clear(_) => None,
-            ClientStream::Tls(stream) => Some(stream.get_ref().1),
+            ClientSocket::Clear(_) => None,
+            ClientSocket::Tls(stream) => Some(stream.get_ref().1),
         }
     }
 }
 
-impl AsyncRead for Socket {
+impl AsyncRead for Plain {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if !self.ahead.is_empty() && buf.remaining() > 0 {
             let bytes = self.ahead.len().min(buf.remaining());
@@ -63,7 +63,7 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for Plain {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.tcp).poll_write(cx, buf)
     }
@@ -90,20 +90,20 @@ impl AsyncWrite for Socket {
     }
 }
 
-impl AsyncRead for ClientStream {
+impl AsyncRead for ClientSocket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
-            ClientStream::Clear(socket) => Pin::new(socket).poll_read(cx, buf),
-            ClientStream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            ClientSocket::Clear(socket) => Pin::new(socket).poll_read(cx, buf),
+            ClientSocket::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
 
-impl AsyncWrite for ClientStream {
+impl AsyncWrite for ClientSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match &mut *self {
-            ClientStream::Clear(socket) => Pin::new(socket).poll_write(cx, buf),
-            ClientStream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            ClientSocket::Clear(socket) => Pin::new(socket).poll_write(cx, buf),
+            ClientSocket::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -113,8 +113,8 @@ impl AsyncWrite for ClientStream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match &mut *self {
-            ClientStream::Clear(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
-            ClientStream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            ClientSocket::Clear(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            ClientSocket::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -124,15 +124,15 @@ impl AsyncWrite for ClientStream {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
-            ClientStream::Clear(socket) => Pin::new(socket).poll_flush(cx),
-            ClientStream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            ClientSocket::Clear(socket) => Pin::new(socket).poll_flush(cx),
+            ClientSocket::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
-            ClientStream::Clear(socket) => Pin::new(socket).poll_shutdown(cx),
-            ClientStream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            ClientSocket::Clear(socket) => Pin::new(socket).poll_shutdown(cx),
+            ClientSocket::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
