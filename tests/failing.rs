@@ -577,6 +577,10 @@ fn the_books_balance_whatever_happens_to_requests() {
             });
         }
     });
+    // One that has left may still be in the kernel's queue.
+    wait_until("every client to be accepted", DEADLINE, || {
+        door.metrics().sum("bgproxy_connections_total", &[]) >= 100.0
+    });
     let metrics = door.quiet();
     let ended = |outcome| metrics.sum("bgproxy_claims_ended_total", &[("outcome", outcome)]);
     let requests = metrics.sum("bgproxy_requests_total", &[]);
