@@ -86,6 +86,20 @@ fn bodies_stream_both_ways_at_once_and_so_do_trailers() {
 }
 
 #[test]
+fn trailers_forge_nothing_and_break_nothing() {
+    let (door, blue) = before(Manner::default());
+    let mut client = door.connect();
+    let forged = "X-Forwarded-For: 6.6.6.6\r\nX_Client_Cert_Subject: CN=root\r\nHost: evil\r\nConnection: close\r\n";
+    let body = format!("0\r\nX-Sum: 7\r\n{forged}\r\n");
+    let asks = request("POST", "/", &[("Transfer-Encoding", "chunked")], body.as_bytes());
+    assert_eq!(client.send(asks).response().text(), "blue\n", "HTTP/2 knows no Connection");
+    let trailers = blue.asked().remove(0).trailers.expect("trailers");
+    assert_eq!((trailers.len(), &trailers["x-sum"]), (1, &"7".parse().expect("a value")), "{trailers:?}");
+    drop(client);
+    door.quiet();
+}
+
+#[test]
 fn large_bodies_pass_unchanged_through_the_windows() {
     let (door, blue) = before(Manner::default());
     let mut client = door.connect();

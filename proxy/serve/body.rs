@@ -14,6 +14,7 @@ use tokio::time::Sleep;
 use super::closing::Ending;
 use super::error::{Failure, Reason};
 use super::flight::{Flight, Guard};
+use super::headers;
 use super::incoming::Incoming;
 use super::pool::Link;
 use super::retry;
@@ -100,11 +101,14 @@ impl Source {
             return Poll::Ready(None);
         };
         self.flight.uploads(false);
-        let frame = frame.map_err(|error| {
+        let mut frame = frame.map_err(|error| {
             let reason = Reason::of_upload(&error);
             self.flight.condemn(reason);
             Failure { reason, source: Some(error.into()) }
         })?;
+        if let Some(trailers) = frame.trailers_mut() {
+            headers::trailers_to_backend(trailers);
+        }
         let size = frame.data_ref().map_or(0, Bytes::len) as u64;
         let Some(allowance) = self.allowance.get().checked_sub(size) else {
             self.flight.condemn(Reason::BodyTooLarge);
@@ -319,8 +323,11 @@ impl HttpBody for Body {
             },
         };
         match frame {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
                 guard.awaits_backend(false);
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::trailers_to_client(trailers);
+                }
                 guard.sent(frame.data_ref().map_or(0, Bytes::len) as u64);
                 if let (Some(events), Some(data)) = (&mut this.events, frame.data_ref()) {
                     events.passed(data);

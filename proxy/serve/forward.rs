@@ -208,8 +208,9 @@ async fn upgrade(
     }
     let (backend, ahead) = guard.waiting(link.into_raw()).await??;
     headers::to_client(&mut head, &recipient(conn, guard, is_http2));
-    guard.answers(head.status, &head.headers);
+    // Whatever type the 101 says to have.
     guard.becomes_stream(StreamKind::Tunnel);
+    guard.answers(head.status, &head.headers);
     let is_websocket = token.as_bytes().eq_ignore_ascii_case(b"websocket");
     Ok(Outcome::Upgrades(Upgrade { head, backend, ahead, is_websocket, body }))
 }

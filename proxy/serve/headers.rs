@@ -62,6 +62,7 @@ pub fn to_backend(
             // there is nothing that a 100 could release.
             head.headers.remove(header::EXPECT);
             join_cookies(&mut head.headers);
+            say_length_once(&mut head.headers);
             head.version = Version::HTTP_11;
         }
         _ => {}
@@ -71,8 +72,9 @@ pub fn to_backend(
         head.headers.insert(header::TRANSFER_ENCODING, CHUNKED);
     }
     if let Some(token) = upgrade {
-        // Trailers have no place behind a 101.
+        // Trailers have no place behind a 101, and an HTTP/2 client's CONNECT has no body that could have a length.
         head.headers.remove(header::TE);
+        head.headers.remove(header::CONTENT_LENGTH);
         upgrade::say_upgrade(&mut head.headers, token);
     }
     client::introduce(&mut head.headers, sender, client);
@@ -107,6 +109,33 @@ fn join_cookies(headers: &mut HeaderMap) {
     let joined = [first, second].into_iter().chain(crumbs).collect::<Vec<_>>().join(&b"; "[..]);
     if let Ok(cookie) = HeaderValue::from_maybe_shared(Bytes::from(joined)) {
         headers.insert(header::COOKIE, cookie);
+    }
+}
+
+/// RFC 9110, section 8.6: a length that is said twice, and the same, is said once to whoever comes next; many refuse the
+/// second line. Different ones were refused by the libraries.
+fn say_length_once(headers: &mut HeaderMap) {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    if let (Some(first), Some(_)) = (lengths.next().cloned(), lengths.next()) {
+        headers.insert(header::CONTENT_LENGTH, first);
+    }
+}
+
+/// Takes out of a request's trailers what has to stand in its head (RFC 9110, section 6.5.1): some backends put trailers
+/// among the headers, and what frames, routes and authorizes a request, or says who the client is, was decided by then.
+pub fn trailers_to_backend(trailers: &mut HeaderMap) {
+    remove_all(trailers, |name| is_hop_by_hop(name) || is_protected(name));
+}
+
+/// The same for those of an answer. h2 refuses to send what concerns only a connection.
+pub fn trailers_to_client(trailers: &mut HeaderMap) {
+    remove_all(trailers, |name| is_hop_by_hop(name) || [header::CONTENT_LENGTH, header::HOST].contains(name));
+}
+
+fn remove_all(trailers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+    let unwanted: Vec<HeaderName> = trailers.keys().filter(|name| unwanted(name)).cloned().collect();
+    for name in unwanted {
+        trailers.remove(name);
     }
 }
 
@@ -252,10 +281,12 @@ pub fn to_client(head: &mut response::Parts, recipient: &Recipient) {
     let upgraded = head.status == StatusCode::SWITCHING_PROTOCOLS && !recipient.http2;
     let token = if upgraded { headers.get(header::UPGRADE).cloned() } else { None };
     // RFC 9112, section 6.3: with both, the coding counts; hyper refuses to send both. Behind a 101 there is neither.
-    if headers.contains_key(header::TRANSFER_ENCODING) || upgraded {
+    // A 204 has none either (section 8.6 of RFC 9110), and some HTTP/2 clients take one for malformed.
+    if headers.contains_key(header::TRANSFER_ENCODING) || upgraded || head.status == StatusCode::NO_CONTENT {
         headers.remove(header::CONTENT_LENGTH);
         headers.remove(header::TRANSFER_ENCODING);
     }
+    say_length_once(headers);
     strip_nominated(headers);
     for name in CONNECTIONS_OWN {
         headers.remove(name);

@@ -104,6 +104,50 @@ fn ambiguous_requests_are_refused_with_their_reason() {
     }
 }
 
+/// Names of trailers that pass.
+fn trailing(strip: fn(&mut HeaderMap), names: &[&'static str]) -> Vec<String> {
+    let pairs = names.iter().map(|name| (HeaderName::from_static(name), HeaderValue::from_static("1")));
+    let mut trailers: HeaderMap = pairs.collect();
+    strip(&mut trailers);
+    trailers.keys().map(ToString::to_string).collect()
+}
+
+#[test]
+fn trailers_of_a_request_do_not_say_what_its_head_must() {
+    let forged = ["x-forwarded-for", "x_real_ip", "forwarded", "x-client-cert-subject", "x-client_cert_subject"];
+    let framing = ["connection", "transfer-encoding", "content-length", "host", "te", "upgrade", "trailer"];
+    let others = ["authorization", "cookie", "x-request-id", "content-type"];
+    assert_eq!(trailing(trailers_to_backend, &[&forged[..], &framing, &others, &["x-sum"]].concat()), ["x-sum"]);
+}
+
+#[test]
+fn trailers_of_an_answer_say_nothing_about_the_connection() {
+    let names = ["grpc-status", "connection", "keep-alive", "transfer-encoding", "content-length", "x-request-id"];
+    assert_eq!(trailing(trailers_to_client, &names), ["grpc-status", "x-request-id"], "gRPC's own pass");
+}
+
+#[test]
+fn a_length_is_said_once() {
+    let twice = [("content-length", "5"), ("content-length", "5")];
+    let head = sent(http2("POST", "http://a/", &twice), false);
+    assert_eq!(head.headers.get_all(header::CONTENT_LENGTH).iter().count(), 1);
+    let mut head = answer(200, &twice);
+    to_client(&mut head, &PLAIN);
+    assert_eq!(lines(&head.headers), ["content-length: 5"]);
+    let mut head = answer(204, &twice);
+    to_client(&mut head, &PLAIN);
+    assert_eq!(lines(&head.headers), [""; 0], "where there is no body there is no length");
+}
+
+#[test]
+fn an_upgrade_has_no_length() {
+    let mut head = http2("CONNECT", "http://a/", &[("content-length", "5")]);
+    let token = HeaderValue::from_static("websocket");
+    begin_upgrade(&mut head, &token);
+    to_backend(&mut head, &sender(&text(SENDER), false), SENDER, true, Some(token));
+    assert_eq!(head.headers.get(header::CONTENT_LENGTH), None, "what follows a 101 is no body");
+}
+
 #[test]
 fn hop_by_hop_headers_end_here_and_connection_cannot_take_off_what_matters() {
     let head = sent(
