@@ -713,6 +713,25 @@ fn a_door_that_ends_cuts_what_outlives_its_deadline() {
 }
 
 #[test]
+fn a_websocket_that_a_door_opens_while_it_ends_is_told_at_once() {
+    let opens = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n".to_vec();
+    let script = move |_| vec![Act::ReadHead, Act::AwaitGo, Act::Say(opens.clone()), Act::Stay];
+    let (mut door, blue) = Door::builder().before(|at| Fake::scripted(at, script));
+    let (mut client, mut idle) = (door.connect(), door.connect());
+    client.send(request("GET", "/", &[("Connection", "upgrade"), ("Upgrade", "websocket")], b""));
+    wait_until("the head", DEADLINE, || blue.heard().first().is_some_and(|it| it.bytes.ends_with(b"\r\n\r\n")));
+    door.signal(Signal::TERM);
+    // Idle connections end when all streams there are have been told.
+    idle.rest();
+    blue.go();
+    assert_eq!(client.head().0.status, 101);
+    assert_eq!(client.rest().bytes, b"\x88\x0c\x03\xe9going away");
+    drop(client);
+    assert_eq!(door.wait_end().code(), Some(0));
+    assert!(!door.log().contains("deadline passed"), "nothing was left to cut");
+}
+
+#[test]
 fn a_door_that_is_told_twice_ends_at_once() {
     let (mut door, blue) = Door::builder().before(Fake::never_answers);
     let mut client = door.connect();

@@ -247,6 +247,10 @@ impl Flight {
             other => other,
         };
         self.hold.replace(hold);
+        // The streams that there were have been told already when the door began to close.
+        if self.worker.is_stopping() && kind != StreamKind::Download {
+            self.leave.set_due(Some(self.worker.now()));
+        }
     }
 
     /// What kind of stream it is, if it is one.
