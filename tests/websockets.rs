@@ -1,16 +1,17 @@
 //! Websockets through the door: by clients and servers that nobody here wrote, a thousand over a switch, over HTTP/2.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::harness::door::{Builder, NAME};
-use crate::harness::http2::{Http2, piece, runtime};
+use crate::harness::http2::{Http2, piece, room, runtime};
 use crate::harness::others::{peer, run, serve};
 use crate::harness::raw::Target;
-use crate::harness::{Authority, DEADLINE, Door, Process, Trust, tell, temp_dir, wait_until};
+use crate::harness::{Act, Authority, DEADLINE, Door, Fake, Process, Trust, tell, temp_dir, wait_until};
 
 const SERVER: &str = "websocket_server.py";
 
@@ -179,6 +180,38 @@ fn a_websocket_over_http2_lives_beside_requests_and_moves_to_the_new_color() {
         });
     }
     both.door.quiet();
+}
+
+#[test]
+fn a_tunnel_that_its_client_gives_up_ends_although_the_backend_takes_nothing() {
+    let opens = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n".to_vec();
+    let script = move |_| vec![Act::ReadHead, Act::Say(opens.clone()), Act::AwaitGo];
+    let upgrades = json!(["x"]);
+    let (door, blue) = Door::builder().set("service.portal.upgrades", upgrades).before(|at| Fake::scripted(at, script));
+    runtime().block_on(async {
+        let open = Http2::connect(&Target::Tcp(door.addr()), None).await.unwrap();
+        let (status, mut out, _body) = open.tunnel("x", &format!("http://{NAME}/")).await.unwrap();
+        assert_eq!(status, 200);
+        // More than the backend's socket holds, so that the door waits for it.
+        let sent = async {
+            loop {
+                let room = room(&mut out, 64 * 1024).await.expect("an open stream");
+                out.send_data(vec![0; room].into(), false).expect("an open stream");
+            }
+        };
+        let blocked = tokio::time::timeout(Duration::from_secs(1), sent).await;
+        assert!(blocked.is_err(), "the backend takes nothing");
+        out.send_reset(h2::Reason::CANCEL);
+        let open_tunnels = || door.metrics().sum("bgproxy_streams_open", &[("color", "blue")]);
+        // Sooner than the backend gives up.
+        let end = tokio::time::Instant::now() + DEADLINE / 4;
+        while open_tunnels() > 0.0 {
+            assert!(tokio::time::Instant::now() < end, "the tunnel is still there");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    blue.go();
+    door.quiet();
 }
 
 const TEXT: u8 = 1;

@@ -95,8 +95,6 @@ struct Way {
     /// What was read and not taken yet.
     held: Vec<u8>,
     taken: usize,
-    /// Whether something may wait in the writer's own buffers.
-    unflushed: bool,
     /// The reader has said its last.
     ended: bool,
     /// And the writer was told.
@@ -105,7 +103,7 @@ struct Way {
 
 impl Way {
     fn new(ahead: Bytes) -> Way {
-        Way { held: ahead.into(), taken: 0, unflushed: false, ended: false, shut: false }
+        Way { held: ahead.into(), taken: 0, ended: false, shut: false }
     }
 
     fn is_shut(&self) -> bool {
@@ -135,7 +133,6 @@ impl Way {
                     return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
                 }
                 self.taken += written;
-                self.unflushed = true;
             }
             if self.held.capacity() > 0 {
                 self.held = Vec::new();
@@ -151,10 +148,8 @@ impl Way {
                 Poll::Ready(()) if buf.filled().is_empty() => self.ended = true,
                 Poll::Ready(()) => pass(buf.filled(), self),
                 Poll::Pending => {
-                    if self.unflushed {
-                        ready!(Pin::new(&mut *to).poll_flush(cx))?;
-                        self.unflushed = false;
-                    }
+                    // Also where nothing was written: this is how a stream tells that the client has given it up.
+                    ready!(Pin::new(&mut *to).poll_flush(cx))?;
                     return Poll::Pending;
                 }
             }
@@ -287,9 +282,13 @@ impl AsyncWrite for StreamIo {
         Poll::Ready(self.sender.send_data(piece, false).map(|()| bytes).map_err(io::Error::other))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // h2 does, in the connection's task.
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // h2 does, in the connection's task. But nobody else would see that the client has reset the stream, as long as
+        // the backend takes nothing of what came before.
+        match self.sender.poll_reset(cx) {
+            Poll::Ready(reset) => Poll::Ready(Err(io::Error::other(reset.map_or_else(|error| error, h2::Error::from)))),
+            Poll::Pending => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -77,8 +77,17 @@ impl Http2 {
         self.ask(http::Request::get(url).body(()).expect("a request"), Vec::new()).await
     }
 
-    /// Opens a tunnel for a websocket (an extended CONNECT): the status, and where bytes go and come from.
+    /// Opens a tunnel for a websocket: the status, and where bytes go and come from.
     pub(crate) async fn websocket(&self, url: &str) -> Result<(u16, SendStream<Bytes>, RecvStream), Failure> {
+        self.tunnel("websocket", url).await
+    }
+
+    /// Opens a tunnel for any protocol (an extended CONNECT).
+    pub(crate) async fn tunnel(
+        &self,
+        protocol: &'static str,
+        url: &str,
+    ) -> Result<(u16, SendStream<Bytes>, RecvStream), Failure> {
         let asking = async {
             let mut sender = self.sender.clone().ready().await.map_err(Failure::Http2)?;
             // The setting comes with the server's first frame, which may be behind our own first one.
@@ -86,7 +95,7 @@ impl Http2 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             let head = http::Request::connect(url).header("sec-websocket-version", "13");
-            let head = head.extension(Protocol::from_static("websocket")).body(()).expect("a request");
+            let head = head.extension(Protocol::from_static(protocol)).body(()).expect("a request");
             let (answer, stream) = sender.send_request(head, false).map_err(Failure::Http2)?;
             let answer = answer.await.map_err(Failure::Http2)?;
             Ok((answer.status().as_u16(), stream, answer.into_body()))
