@@ -226,7 +226,6 @@ pub(crate) fn previewed(reply: &SwitchReply, paint: Paint) -> String {
 
 /// The receipt of a drain, with every request that was cut.
 pub(crate) fn receipt(receipt: &Receipt, paint: Paint) -> String {
-    let from = &receipt.from;
     let mut page = format!("{}\n", receipt_line(receipt, paint));
     for cut in receipt.cut.iter().take(CUT_SHOWN) {
         let _ = writeln!(
@@ -241,14 +240,11 @@ pub(crate) fn receipt(receipt: &Receipt, paint: Paint) -> String {
     if let Some(more @ 1..) = receipt.cut_total.checked_sub(receipt.cut.len().min(CUT_SHOWN) as u64) {
         let _ = writeln!(page, "  and {more} more; `bgctl history --json` has the oldest 100");
     }
-    if receipt.streams_left > 0 {
-        let _ = writeln!(page, "{} still open on {from}, so it is not idle yet", count(receipt.streams_left, "stream"));
-    }
     page
 }
 
 fn receipt_line(receipt: &Receipt, paint: Paint) -> String {
-    let Receipt { from, to, in_flight, finished, moved, failed, served, .. } = receipt;
+    let Receipt { from, to, in_flight, finished, moved, failed, served, streams_left, .. } = receipt;
     let after = seconds(receipt.seconds);
     let mut line = match receipt.outcome {
         DrainOutcome::Drained => format!("{from} is drained after {after}"),
@@ -283,6 +279,9 @@ fn receipt_line(receipt: &Receipt, paint: Paint) -> String {
         }
     }
     let _ = write!(line, "; {} served in its term", count(*served, "request"));
+    if *streams_left > 0 {
+        let _ = write!(line, "; {} still open", count(*streams_left, "stream"));
+    }
     line
 }
 

@@ -17,6 +17,9 @@ use x509_parser::error::X509Error;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+/// Bytes of certificates that a client is sent at most: rustls and others refuse a message of a handshake above 64 KiB.
+const LONGEST: usize = 60 * 1024;
+
 /// What is wrong with the file of a certificate, a key or authorities.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
@@ -42,6 +45,12 @@ pub enum Fault {
         /// What rustls said.
         why: rustls::Error,
     },
+    /// More certificates than one message of a handshake can hold.
+    #[error("its certificates have {bytes} bytes together, more than clients take")]
+    TooLong {
+        /// How many.
+        bytes: usize,
+    },
     /// Nothing between the right marks.
     #[error("there is no private key in it")]
     NoKey,
@@ -63,6 +72,7 @@ impl Fault {
             Fault::Pem(_) | Fault::Certificate { .. } | Fault::Unfit { .. } => {
                 "`openssl storeutl -noout -text FILE` shows what is in it"
             }
+            Fault::TooLong { .. } => "leave only the server's own certificate and those that lead to its authority",
             Fault::NoCertificate => "it must be PEM, with `-----BEGIN CERTIFICATE-----`",
             Fault::NoKey => {
                 "it must be PEM, with `-----BEGIN PRIVATE KEY-----`; perhaps `cert` and `key` are interchanged"
@@ -108,6 +118,10 @@ impl Chain {
         for (at, der) in ders.iter().enumerate() {
             let damaged = |why: x509_parser::nom::Err<X509Error>| Fault::Certificate { nth: at + 1, why: why.into() };
             parsed.push(X509Certificate::from_der(der).map_err(damaged)?.1);
+        }
+        let bytes = ders.iter().map(|der| der.len()).sum();
+        if bytes > LONGEST {
+            return Err(Fault::TooLong { bytes });
         }
         let (Some(leaf), Some(der)) = (parsed.first(), ders.first()) else { return Err(Fault::NoCertificate) };
         ParsedCertificate::try_from(der).map_err(|why| Fault::Unfit { nth: 1, why })?;

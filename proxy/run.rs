@@ -280,7 +280,9 @@ fn bind_listeners(
     };
     let mut listeners: Vec<Listener> = config.listen.iter().zip(tls).map(bind).collect::<Result<_, _>>()?;
     // Only now is every port known.
-    let https = listeners.iter().find(|listener| listener.manner.tls.is_some()).map(|listener| listener.address.port());
+    let mut open_to_all =
+        listeners.iter().zip(&config.listen).filter(|(_, listen)| listen.tls && listen.client_ca.is_none());
+    let https = open_to_all.next().map(|(listener, _)| listener.address.port());
     for (listener, listen) in listeners.iter_mut().zip(&config.listen) {
         listener.manner.redirect_https = https.filter(|_| listen.redirect_https);
     }

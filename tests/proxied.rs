@@ -115,10 +115,17 @@ fn nobody_but_a_trusted_proxy_says_who_the_client_is() {
     trusted.send(String::from_utf8_lossy(&forged).replace("/forged", "/trusted"));
     assert!(trusted.response().text().starts_with("addr=203.0.113.7 remote=203.0.113.7 "));
 
+    // One that does not know who it is speaks for nobody: what its client says of itself is not believed.
+    let mut unknown = Raw::connect(between.door.addr());
+    let asked = request("GET", "/unknown", &[("Connection", "close"), ("X-Forwarded-For", "203.0.113.8")], b"");
+    unknown.send([&b"PROXY UNKNOWN\r\n"[..], &asked].concat());
+    let said = unknown.response().text();
+    assert!(said.ends_with("xff=127.0.0.1 real=127.0.0.1"), "{said}");
+
     // And a trusted one that says nothing.
     let mut silent = Raw::connect(between.door.addr());
     let _sent = silent.try_send(request("GET", "/silent", &[("Connection", "close")], b""));
     assert_eq!(silent.rest().bytes.escape_ascii().to_string(), "", "turned away");
-    wait_until("nginx's log", DEADLINE, || between.heard().contains("GET /trusted "));
-    assert_eq!(between.heard(), "203.0.113.7 GET /trusted HTTP/1.1\n");
+    wait_until("nginx's log", DEADLINE, || between.heard().contains("GET /unknown "));
+    assert_eq!(between.heard(), "203.0.113.7 GET /trusted HTTP/1.1\n127.0.0.1 GET /unknown HTTP/1.1\n");
 }

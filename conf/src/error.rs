@@ -203,6 +203,7 @@ fn explain(message: &str) -> (String, Option<String>) {
     if let Some((found, expected)) = mismatch.and_then(|rest| rest.rsplit_once(", expected ")) {
         let (expected, hint) = match expected {
             "usize" | "u64" | "u32" | "u16" => ("a whole number", None),
+            "a boolean" => ("true or false", Some("write `true` or `false`, without quotes")),
             "a sequence" => ("a list", Some("write it in brackets: `[\"a\", \"b\"]`")),
             "a map" => ("a section", None),
             expected if expected.starts_with("struct ") => ("a section", None),
@@ -221,6 +222,9 @@ fn unquoted(line: &str) -> Option<String> {
     let value = line.split_once('=')?.1.split('#').next()?.trim();
     if value.is_empty() {
         return Some("write a value after the `=`".to_owned());
+    }
+    if let "yes" | "no" | "on" | "off" = value {
+        return Some(format!("write it in quotes: \"{value}\"; or `true` or `false`, where that is the question"));
     }
     let quoted = value.contains(['"', '\'', '[', ']', '{', '}', ',', '\\']) || value.contains(char::is_control);
     (!quoted).then(|| format!("write it in quotes: \"{value}\""))

@@ -348,8 +348,7 @@ fn receipt_of_answers_that_go_on() {
     value["streams_kept"] = 3.into();
     value["streams_left"] = 3.into();
     assert_snapshot!(render_receipt(value.clone()), @"
-    blue is drained after 1.2 s; of 12 requests in flight, 9 finished, 3 go on as streams; 81246 requests served in its term
-    3 streams still open on blue, so it is not idle yet
+    blue is drained after 1.2 s; of 12 requests in flight, 9 finished, 3 go on as streams; 81246 requests served in its term; 3 streams still open
     ");
     value["finished"] = 11.into();
     value["streams_kept"] = 1.into();
@@ -360,10 +359,9 @@ fn receipt_of_answers_that_go_on() {
 #[test]
 fn receipt_with_cut_requests() {
     assert_snapshot!(render_receipt(a_cut_receipt()), @r"
-    blue was cut after 30.0 s; of 12 requests in flight, 9 finished, 1 failed, 2 were cut; 81246 requests served in its term
+    blue was cut after 30.0 s; of 12 requests in flight, 9 finished, 1 failed, 2 were cut; 81246 requests served in its term; 1 stream still open
       cut POST /upload?name=\u{1b}[2J, 41.2 s old
       cut GET /report, 1 h 02 min old
-    1 stream still open on blue, so it is not idle yet
     ");
 }
 
@@ -420,7 +418,7 @@ fn history_of_one_service_and_of_all() {
     2026-08-03T12:00:00Z  portal 9  rollback blue -> green, by uid 1000 (deploy) pid 4711
     2026-08-03T12:00:00Z  admin 3  preview blue -> green, by uid 1000 (deploy) pid 4711
     2026-08-03T12:00:00Z  portal 8  switch blue -> green, forced, by uid 1000 (deploy) pid 4711
-        blue was cut after 30.0 s; of 12 requests in flight, 9 finished, 1 failed, 2 were cut; 81246 requests served in its term
+        blue was cut after 30.0 s; of 12 requests in flight, 9 finished, 1 failed, 2 were cut; 81246 requests served in its term; 1 stream still open
     ");
     let admin = "admin".parse().expect("a name");
     assert_snapshot!(history(&all, Some(&admin), Paint::Plain), @"2026-08-03T12:00:00Z  admin 3  preview blue -> green, by uid 1000 (deploy) pid 4711");
@@ -458,7 +456,7 @@ fn events_of_every_kind() {
     2026-08-03T12:00:00Z  portal: refused: green is not ready (unready), asked by uid 0 (root) pid 9
     2026-08-03T12:00:00Z  portal: green is live (generation 8, was blue), by uid 0 (root) pid 9
     2026-08-03T12:00:00Z  portal: green is the preview (generation 8), by uid 0 (root) pid 9
-    2026-08-03T12:00:00Z  portal: blue was cut after 30.0 s; of 12 requests in flight, 9 finished, 1 failed, 2 were cut; 81246 requests served in its term
+    2026-08-03T12:00:00Z  portal: blue was cut after 30.0 s; of 12 requests in flight, 9 finished, 1 failed, 2 were cut; 81246 requests served in its term; 1 stream still open
     2026-08-03T12:00:00Z  portal: green is ready: 200 in 12 ms
     2026-08-03T12:00:00Z  portal: green is unready (socket_missing): no socket at /var/run/nginx/green/nginx.sock (ENOENT)
     2026-08-03T12:00:00Z  portal: green has a new socket

@@ -169,3 +169,12 @@ fn authorities_are_at_least_one_certificate() {
     assert_eq!(authorities(authority.0.pem().as_bytes()).expect("one").len(), 1);
     assert!(matches!(authorities(b""), Err(Fault::NoCertificate)));
 }
+
+// Accepted once, and then every handshake failed.
+#[test]
+fn a_chain_that_fits_into_no_handshake_is_a_fault() {
+    let pair = Authority::new().server(&["a.example.com"]);
+    let long = Pair { cert: pair.cert.repeat(200), key: pair.key };
+    let fault = long.read().expect_err("too long");
+    assert!(matches!(fault, Fault::TooLong { bytes } if bytes > LONGEST), "{fault}");
+}

@@ -49,6 +49,8 @@ pub struct Client {
     pub secure: bool,
     /// The subject of its verified certificate.
     pub subject: Option<HeaderValue>,
+    /// Whether nobody knows who it is: a PROXY header came that does not say. Its own word counts for nothing.
+    pub unknown: bool,
 }
 
 /// What the worker knows of one client connection.
@@ -128,6 +130,7 @@ impl Client {
             ip: headers::text(ip),
             secure: stream.is_some(),
             subject: stream.and_then(super::tls::subject),
+            unknown: false,
         }
     }
 }

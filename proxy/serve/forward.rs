@@ -133,7 +133,7 @@ fn sender<'c>(worker: &Worker, conn: &'c Conn) -> Sender<'c> {
     Sender {
         address,
         text: &client.ip,
-        trusted: worker.trusts(address),
+        trusted: !client.unknown && worker.trusts(address),
         secure: client.secure,
         subject: client.subject.as_ref(),
         forwarded: worker.says_forwarded(),

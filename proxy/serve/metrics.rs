@@ -134,7 +134,8 @@ fn claims(table: &Table) -> Vec<Family> {
     let mut ended = Family::counter("bgproxy_claims_ended_total", "Those of them that ended, by outcome.");
     let mut in_flight = Family::gauge("bgproxy_requests_in_flight", "Those of them that did not yet.");
     let mut streams = Family::gauge("bgproxy_streams_open", "Streams open, by kind.");
-    let mut closed = Family::counter("bgproxy_streams_closed_total", "Streams told to leave after a switch that did.");
+    let mut closed =
+        Family::counter("bgproxy_streams_closed_total", "Streams that ended because they had been told to leave.");
     for backend in table.services.iter().flat_map(|service| &service.backends) {
         let sum = backend.sum();
         let [service, color] = [("service", backend.service.as_str()), ("color", backend.color.as_str())];

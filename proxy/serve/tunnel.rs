@@ -84,6 +84,10 @@ impl Tunnel {
         let passed: io::Result<()> = passed.await;
         if let Err(error) = passed {
             tracing::debug!("tunnel broke: {error}");
+        } else if farewell.was_said() {
+            // An HTTP/2 stream that ends without this would be reset.
+            let _as_far_as_it_goes =
+                poll_fn(|cx| Poll::Ready(Pin::new(&mut client).poll_shutdown(cx).is_ready())).await;
         }
         guard.finish();
     }
@@ -215,6 +219,10 @@ impl Farewell {
             self.stage = if frames.closed() { Stage::Said(sleep(ANSWER_TAKES)) } else { say(down) };
         }
         piece.len()
+    }
+
+    fn was_said(&self) -> bool {
+        matches!(self.stage, Stage::Said(_))
     }
 
     fn poll_over(&mut self, cx: &mut Context<'_>, client_has_left: bool) -> Poll<()> {

@@ -93,7 +93,8 @@ fn tls(file: &File<'_>, config: &Config, index: usize, listen: &Listen) -> Resul
         let hint = "remove it here: it is for the listener in clear, such as \"0.0.0.0:80\"";
         return file.fault(at("redirect_https"), "`redirect_https` on a listener with `tls` would go in circles", hint);
     }
-    if listen.redirect_https && !have_tls(config) {
+    let leads_there = |other: &Listen| other.tls && other.client_ca.is_none();
+    if listen.redirect_https && !config.listen.iter().any(leads_there) {
         let hint =
             "add a `[[listen]]` with `tls = true`; if something in front of bgproxy speaks TLS, let that redirect";
         return file.fault(at("redirect_https"), "`redirect_https` has no listener with `tls` to lead to", hint);

@@ -440,11 +440,13 @@ fn a_faulty_listener_says_what_is_wrong_with_it() {
       = help: did you mean `tls`?
     ");
     assert_snapshot!(listener("tls = \"yes\""), @r#"
-    error: expected a boolean, found string "yes"
+    error: expected true or false, found string "yes"
      --> /etc/bgproxy/bgproxy.toml:3:7
       |
     3 | tls = "yes"
       |       ^^^^^
+      |
+      = help: write `true` or `false`, without quotes
     "#);
 }
 

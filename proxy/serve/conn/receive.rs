@@ -41,17 +41,17 @@ pub(super) async fn receive(worker: &Worker, conn: &Conn, tcp: TcpStream) -> Opt
 }
 
 async fn try_receive(worker: &Worker, conn: &Conn, mut tcp: TcpStream) -> Result<ClientSocket, Fault> {
-    let mut address = conn.from;
+    let (mut address, mut unknown) = (conn.from, false);
     let mut ahead = Bytes::new();
     if conn.manner.proxy_header {
         let header = conn.unless_ended(proxy_header(worker, conn, &mut tcp)).await;
         let header = header.unwrap_or_else(|order| Err(ended(order, "proxy_header_timeout")))?;
-        address = header.0.unwrap_or(address);
+        (address, unknown) = (header.0.unwrap_or(address), header.0.is_none());
         ahead = header.1;
     }
     let socket = Plain::new(tcp, ahead);
     let Some(config) = &conn.manner.tls else {
-        conn.client.get_or_init(|| Client::new(address, None));
+        conn.client.get_or_init(|| Client { unknown, ..Client::new(address, None) });
         return Ok(ClientSocket::Clear(socket));
     };
     let handshake = conn.unless_ended(TlsAcceptor::from(config.clone()).accept(socket)).await;
@@ -61,7 +61,7 @@ async fn try_receive(worker: &Worker, conn: &Conn, mut tcp: TcpStream) -> Result
         Err(order) => return Err(ended(order, HandshakeFailure::Timeout.label())),
     };
     worker.clients.shook_hands();
-    conn.client.get_or_init(|| Client::new(address, stream.tls()));
+    conn.client.get_or_init(|| Client { unknown, ..Client::new(address, stream.tls()) });
     Ok(stream)
 }
 

@@ -17,6 +17,9 @@ use crate::mail::{Close, Closing, Cut, Letter, Pace};
 /// with bytes in the kernel's buffers).
 const QUIET: Duration = Duration::from_millis(500);
 
+/// After a stop, streams are told to leave within this time. Not longer: whoever was told comes back to a closed door.
+const FAREWELLS: Duration = Duration::from_secs(1);
+
 impl Worker {
     /// Reads letters until the one that says stop, and stops.
     pub(super) async fn read_mail(self: Rc<Self>, mut mailbox: mpsc::Receiver<Letter>, accepting: JoinSet<()>) {
@@ -113,7 +116,7 @@ impl Worker {
             let flights = self.flights.borrow();
             let mut streams: Vec<_> = flights.iter().map(|(_, flight)| flight).collect();
             streams.retain(|flight| flight.stream().is_some());
-            self.dismiss(&mut streams, Pace { over: within / 2, per_second: u32::MAX });
+            self.dismiss(&mut streams, Pace { over: FAREWELLS.min(within / 2), per_second: u32::MAX });
         }
         if self.empty_before(deadline).await {
             return;
