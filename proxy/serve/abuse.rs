@@ -25,11 +25,13 @@ pub enum Flood {
     Priorities,
     /// Streams that had to be refused: too many headers, malformed ones.
     RefusedStreams,
+    /// Answers that are asked for and not taken (CVE-2019-9517).
+    Stalls,
 }
 
 impl Flood {
     /// Every one there is.
-    pub const ALL: [Flood; 8] = [
+    pub const ALL: [Flood; 9] = [
         Flood::Resets,
         Flood::Settings,
         Flood::Pings,
@@ -38,6 +40,7 @@ impl Flood {
         Flood::WindowUpdates,
         Flood::Priorities,
         Flood::RefusedStreams,
+        Flood::Stalls,
     ];
 
     /// Its name in logs and metrics.
@@ -51,6 +54,7 @@ impl Flood {
             Flood::WindowUpdates => "h2_window_update_flood",
             Flood::Priorities => "h2_priority_flood",
             Flood::RefusedStreams => "h2_refused_stream_flood",
+            Flood::Stalls => "h2_stall_flood",
         }
     }
 }
@@ -98,6 +102,10 @@ const PRIORITY: u64 = 10_000;
 const REFUSALS: Depth = Depth(200 * REFUSAL);
 const REFUSAL: u64 = 100_000;
 
+// A phone in a tunnel comes back to nothing; it has not asked for dozens of things meanwhile.
+const STALLS: Depth = Depth(32 * STALL);
+const STALL: u64 = 10_000_000;
+
 /// How far a client may run ahead of time, in microseconds.
 struct Depth(u64);
 
@@ -131,6 +139,7 @@ pub struct Abuse {
     window_updates: Budget,
     priorities: Budget,
     refusals: Budget,
+    stalls: Budget,
     continuations: u32,
     ages: Ages,
 }
@@ -180,6 +189,11 @@ impl Abuse {
     /// Takes note of a stream that was refused before it was a request, at `now` in milliseconds.
     pub fn refused(&mut self, now: u64) -> Option<Flood> {
         flood(self.refusals.spend(REFUSAL, REFUSALS, now.saturating_mul(1000)), Flood::RefusedStreams)
+    }
+
+    /// Takes note of an answer that was given up because the client took nothing of it, at `now` in milliseconds.
+    pub fn stalled(&mut self, now: u64) -> Option<Flood> {
+        flood(self.stalls.spend(STALL, STALLS, now.saturating_mul(1000)), Flood::Stalls)
     }
 }
 

@@ -72,6 +72,8 @@ pub struct Conn {
     flushing: RefCell<Vec<Flushing>>,
     /// HTTP/2 streams to end in the middle, of requests whose last frame waits for the client.
     condemned: RefCell<Vec<u32>>,
+    /// Answers given up lately because the client took nothing of them.
+    stalled: Cell<u32>,
     phase: Cell<Phase>,
     /// When the phase began, in the worker's milliseconds.
     since: Cell<u64>,
@@ -149,6 +151,7 @@ impl Conn {
             busy: Cell::new(0),
             flushing: RefCell::default(),
             condemned: RefCell::default(),
+            stalled: Cell::new(0),
             phase: Cell::new(if receives { Phase::Receiving } else { Phase::Idle }),
             since: Cell::new(now),
             order: Cell::new(None),
@@ -195,6 +198,11 @@ impl Conn {
     /// An answer that had begun will not be completed.
     pub fn breaks_off(&self) {
         self.broken.set(true);
+    }
+
+    /// An answer is given up because the client takes nothing of it.
+    pub fn stalls(&self) {
+        self.stalled.set(self.stalled.get() + 1);
     }
 
     /// A request's last frame is with the library that sends it.

@@ -318,6 +318,9 @@ impl Flight {
             return false;
         }
         self.verdict.set(Some(reason));
+        if reason == Reason::ClientTimeout {
+            self.conn.stalls();
+        }
         if self.step.get() == Step::Flushing && self.stream_id != 0 {
             self.conn.condemns(self.stream_id);
         } else if matches!(self.step.get(), Step::Streaming | Step::Flushing) && self.stream_id == 0 {

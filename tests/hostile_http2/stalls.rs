@@ -89,6 +89,19 @@ fn answers_that_nobody_takes_cost_a_bounded_memory() {
     });
 }
 
+#[test]
+fn a_client_that_takes_nothing_of_many_answers_is_told_to_calm_down() {
+    let (door, _blue) = one_worker().set("service.portal.timeouts.idle", "300ms").before(site);
+    let mut client = RawHttp2::with(door.addr(), &[(INITIAL_WINDOW_SIZE, 0)]);
+    for _ in 0..60 {
+        client.ask("/big");
+    }
+    assert_eq!(client.end(), Some(code::ENHANCE_YOUR_CALM));
+    drop(client);
+    let metrics = door.quiet();
+    assert_eq!(metrics.sum("bgproxy_connection_failures_total", &[("reason", "h2_stall_flood")]), 1.0);
+}
+
 // === uploads ===
 
 #[test]

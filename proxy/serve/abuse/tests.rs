@@ -189,6 +189,14 @@ fn refused_streams_are_counted_apart() {
 }
 
 #[test]
+fn answers_that_are_not_taken_are_borne_by_the_dozen_and_forgotten() {
+    let mut abuse = Abuse::default();
+    assert_eq!((0..1000).find(|_| abuse.stalled(7).is_some()), Some(32));
+    assert_eq!(abuse.stalled(10_007), None);
+    assert_eq!(abuse.stalled(10_007), Some(Flood::Stalls));
+}
+
+#[test]
 fn every_flood_has_a_name_of_its_own() {
     let mut labels: Vec<_> = Flood::ALL.iter().map(|flood| flood.label()).collect();
     assert!(labels.iter().all(|label| label.starts_with("h2_") && label.ends_with("_flood")));
@@ -199,7 +207,7 @@ fn every_flood_has_a_name_of_its_own() {
 
 #[test]
 fn it_is_small() {
-    assert!(size_of::<Abuse>() <= 96, "{}", size_of::<Abuse>());
+    assert!(size_of::<Abuse>() <= 104, "{}", size_of::<Abuse>());
 }
 
 proptest! {

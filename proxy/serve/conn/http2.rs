@@ -126,7 +126,7 @@ async fn exchange(worker: &Rc<Worker>, conn: &Rc<Conn>, book: &Book, io: Io) -> 
             let request = match accepted {
                 Poll::Ready(Some(request)) => request?,
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
-                Poll::Pending => match book.flood(worker.now()) {
+                Poll::Pending => match book.flood(conn, worker.now()) {
                     Some(flood) => return Poll::Ready(Err(flood.into())),
                     None => return Poll::Pending,
                 },

@@ -89,10 +89,15 @@ impl Book {
     }
 
     /// What the client does too much of; asked when every complete request was accepted.
-    pub(super) fn flood(&self, now: u64) -> Option<Flood> {
+    pub(super) fn flood(&self, conn: &Conn, now: u64) -> Option<Flood> {
         while self.accepted.get() < self.opened.get() {
             self.accepted.set(self.accepted.get() + 1);
             if let Some(flood) = self.abuse.borrow_mut().refused(now) {
+                self.flood.set(Some(flood));
+            }
+        }
+        for _ in 0..conn.stalled.take() {
+            if let Some(flood) = self.abuse.borrow_mut().stalled(now) {
                 self.flood.set(Some(flood));
             }
         }
