@@ -6,20 +6,19 @@
 
 mod http1;
 mod http2;
+mod parting;
 mod receive;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::SendStream;
 use http::HeaderValue;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::error::Reason;
@@ -31,12 +30,7 @@ use super::sleeper::Sleeper;
 use super::socket::ClientSocket;
 use super::tunnel::Tunnel;
 use super::worker::Worker;
-
-/// After the last answer the client gets this long and this many bytes to notice: closing while it still sends would
-/// reset the connection and take the answer with it (RFC 9112, section 9.6).
-const LINGER: Duration = Duration::from_secs(2);
-/// More than the kernel usually holds for us (net.ipv4.tcp_rmem): what a flood has sent before it could know.
-const LINGER_BYTES: usize = 8 * 1024 * 1024;
+use parting::{LINGER, Parting, part};
 
 /// Who is at the other end, as the connection itself tells.
 #[derive(Debug)]
@@ -369,19 +363,6 @@ enum Over {
     Tunnel(ClientSocket, Bytes, Box<Tunnel>),
 }
 
-/// How to close a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Parting {
-    /// At once.
-    Close,
-    /// Let the client read the last answer.
-    Linger,
-    /// Answer this, then let the client read it.
-    Refuse(Reason),
-    /// Make sure that the client does not take a broken answer for a whole one.
-    Reset,
-}
-
 async fn carry(worker: &Rc<Worker>, conn: &Rc<Conn>, tcp: TcpStream) {
     let Some(stream) = receive::receive(worker, conn, tcp).await else { return };
     let over = match stream.tls().and_then(|tls| tls.alpn_protocol()) {
@@ -401,53 +382,4 @@ async fn carry(worker: &Rc<Worker>, conn: &Rc<Conn>, tcp: TcpStream) {
         }
     };
     part(worker, stream, parting).await;
-}
-
-/// Closes a connection so that the client can still read what was sent.
-async fn part(worker: &Worker, mut stream: ClientSocket, parting: Parting) {
-    if let Parting::Refuse(reason) = parting {
-        worker.nowhere.refused(reason);
-        let answer = super::answer::raw(reason);
-        // A client that does not even take a refusal is not owed one.
-        let said = async {
-            stream.write_all(&answer).await?;
-            stream.flush().await
-        };
-        let _unwilling = tokio::time::timeout(LINGER, said).await;
-    }
-    if parting == Parting::Reset {
-        let reset = socket2::SockRef::from(stream.tcp()).set_linger(Some(Duration::ZERO));
-        debug_assert!(reset.is_ok(), "a socket that cannot be reset: {reset:?}");
-        return;
-    }
-    match parting {
-        Parting::Close => say_end(&mut stream).await,
-        _ => {
-            let _impatient = tokio::time::timeout(LINGER, drain(&mut stream)).await;
-        }
-    }
-}
-
-/// An end that TLS does not tell could be somebody's in between (RFC 8446, section 6.1); in clear the kernel tells it.
-/// What the client does not take at once is not waited for.
-async fn say_end(stream: &mut ClientSocket) {
-    if stream.tls().is_some() {
-        let said = poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_shutdown(cx)));
-        let _unwilling = said.await;
-    }
-}
-
-/// Says the end and reads what the client still sends, until it has seen it.
-async fn drain(stream: &mut ClientSocket) {
-    if stream.shutdown().await.is_err() {
-        return;
-    }
-    let mut sink = [0; 4096];
-    let mut left = LINGER_BYTES;
-    while let Ok(bytes @ 1..) = stream.read(&mut sink).await {
-        left = left.saturating_sub(bytes);
-        if left == 0 {
-            break;
-        }
-    }
 }
