@@ -78,8 +78,10 @@ pub fn to_backend(
         upgrade::say_upgrade(&mut head.headers, token);
     }
     client::introduce(&mut head.headers, sender, client);
-    if !head.headers.get(X_REQUEST_ID).is_some_and(usable_id) {
-        head.headers.insert(X_REQUEST_ID, new_id());
+    match head.headers.entry(X_REQUEST_ID) {
+        Entry::Occupied(id) if usable_id(id.get()) => {}
+        Entry::Occupied(mut id) => drop(id.insert(new_id())),
+        Entry::Vacant(id) => drop(id.insert(new_id())),
     }
 }
 
@@ -115,6 +117,9 @@ fn join_cookies(headers: &mut HeaderMap) {
 /// RFC 9110, section 8.6: a length that is said twice, and the same, is said once to whoever comes next; many refuse the
 /// second line. Different ones were refused by the libraries.
 fn say_length_once(headers: &mut HeaderMap) {
+    if headers.len() == headers.keys_len() {
+        return;
+    }
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     if let (Some(first), Some(_)) = (lengths.next().cloned(), lengths.next()) {
         headers.insert(header::CONTENT_LENGTH, first);
@@ -152,47 +157,67 @@ fn to_origin_form(head: &mut request::Parts) -> Option<HeaderValue> {
 }
 
 /// Removes what concerns only the connection it came on (RFC 9110, section 7.6.1), and what only a trusted proxy may
-/// say. One pass to see what is there, so that what is not there costs no look-up.
+/// say.
 fn strip_request(headers: &mut HeaderMap, trusted: bool) {
-    let te_trailers = accepts_trailers(headers);
-    strip_nominated(headers);
-    let mut unwanted: [Option<HeaderName>; 16] = [const { None }; 16];
-    loop {
-        let mut found = 0;
-        for name in headers.keys().filter(|name| is_hop_by_hop(name) || client::is_forged(name, trusted)) {
-            if found == unwanted.len() {
-                break;
+    let mut te_trailers = false;
+    strip(
+        headers,
+        |name| is_hop_by_hop(name) || client::is_forged(name, trusted),
+        |headers, name| {
+            if *name == header::TE {
+                te_trailers = accepts_trailers(headers);
             }
-            unwanted[found] = Some(name.clone());
-            found += 1;
-        }
-        for name in unwanted[..found].iter_mut().filter_map(Option::take) {
-            headers.remove(name);
-        }
-        if found < unwanted.len() {
-            break;
-        }
-    }
+        },
+    );
     if te_trailers {
         headers.insert(header::TE, TRAILERS);
         headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
 }
 
+/// Removes the headers that are unwanted, and those that Connection names. One pass to see what is there, so that what
+/// is not there costs no look-up; `look` sees each before it goes.
+fn strip(
+    headers: &mut HeaderMap,
+    is_unwanted: impl Fn(&HeaderName) -> bool,
+    mut look: impl FnMut(&HeaderMap, &HeaderName),
+) {
+    let mut unwanted: [Option<HeaderName>; 16] = [const { None }; 16];
+    loop {
+        let mut found = 0;
+        for name in headers.keys().filter(|name| is_unwanted(name)).take(unwanted.len()) {
+            unwanted[found] = Some(name.clone());
+            found += 1;
+        }
+        for name in unwanted[..found].iter_mut().filter_map(Option::take) {
+            look(headers, &name);
+            if name == header::CONNECTION {
+                strip_nominated(headers);
+            }
+            headers.remove(name);
+        }
+        if found < unwanted.len() {
+            break;
+        }
+    }
+}
+
+/// What concerns only a connection. Static: as a constant it would be built anew for every name it is compared with.
+static HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    // Goes with `Upgrade: h2c`; also where Connection, against the rules, does not name it.
+    HTTP2_SETTINGS,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    header::PROXY_AUTHORIZATION,
+    header::PROXY_AUTHENTICATE,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    [
-        header::CONNECTION,
-        // Goes with `Upgrade: h2c`; also where Connection, against the rules, does not name it.
-        HTTP2_SETTINGS,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        header::PROXY_AUTHORIZATION,
-        header::PROXY_AUTHENTICATE,
-        header::TE,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-    ]
-    .contains(name)
+    HOP_BY_HOP.contains(name)
 }
 
 /// Whether the client said `TE: trailers`, the only part of TE that makes sense beyond this hop.
@@ -222,22 +247,23 @@ fn strip_nominated(headers: &mut HeaderMap) {
     }
 }
 
+/// What frames, routes or authorizes a message, or says who sent it.
+static PROTECTED: [HeaderName; 11] = [
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::TRANSFER_ENCODING,
+    header::TRAILER,
+    header::EXPECT,
+    header::AUTHORIZATION,
+    header::COOKIE,
+    header::SET_COOKIE,
+    header::CACHE_CONTROL,
+    X_REQUEST_ID,
+];
+
 fn is_protected(name: &HeaderName) -> bool {
-    [
-        header::HOST,
-        header::CONTENT_LENGTH,
-        header::CONTENT_TYPE,
-        header::TRANSFER_ENCODING,
-        header::TRAILER,
-        header::EXPECT,
-        header::AUTHORIZATION,
-        header::COOKIE,
-        header::SET_COOKIE,
-        header::CACHE_CONTROL,
-        X_REQUEST_ID,
-    ]
-    .contains(name)
-        || client::is_forwarding(name)
+    PROTECTED.contains(name) || client::is_forwarding(name)
 }
 
 /// The comma-separated tokens of a header value.
@@ -287,10 +313,7 @@ pub fn to_client(head: &mut response::Parts, recipient: &Recipient) {
         headers.remove(header::TRANSFER_ENCODING);
     }
     say_length_once(headers);
-    strip_nominated(headers);
-    for name in CONNECTIONS_OWN {
-        headers.remove(name);
-    }
+    strip(headers, |name| CONNECTIONS_OWN.contains(name), |_, _| {});
     if let Some(token) = token {
         upgrade::say_upgrade(headers, token);
     }
@@ -310,7 +333,7 @@ pub fn to_client(head: &mut response::Parts, recipient: &Recipient) {
 
 /// What in an answer concerns only the connection to the backend; h2 refuses to send an answer with one of them. The
 /// coding goes apart.
-const CONNECTIONS_OWN: [HeaderName; 6] =
+static CONNECTIONS_OWN: [HeaderName; 6] =
     [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::UPGRADE, header::PROXY_AUTHENTICATE, header::TE];
 
 /// Whether an answer goes on until somebody ends it, rather than until it is complete.

@@ -71,6 +71,9 @@ pub fn is_secure(head: &request::Parts, sender: &Sender<'_>) -> bool {
 pub(super) fn is_forwarding(name: &HeaderName) -> bool {
     const PREFIX: &str = "x-forwarded-";
     let name = name.as_str();
+    if !name.starts_with(['f', 'x']) {
+        return false;
+    }
     name.get(..PREFIX.len()).is_some_and(|start| reads_as(start, PREFIX))
         || ["forwarded", "x-real-ip", "x-client-cert-subject"].iter().any(|wanted| reads_as(name, wanted))
 }
@@ -100,10 +103,10 @@ pub(super) fn introduce(headers: &mut HeaderMap, sender: &Sender<'_>, client: Ip
     if let Entry::Vacant(entry) = headers.entry(X_FORWARDED_PROTO) {
         entry.insert(proto);
     }
-    if !headers.contains_key(X_FORWARDED_HOST)
-        && let Some(host) = headers.get(header::HOST).cloned()
+    if let Some(host) = headers.get(header::HOST).cloned()
+        && let Entry::Vacant(entry) = headers.entry(X_FORWARDED_HOST)
     {
-        headers.insert(X_FORWARDED_HOST, host);
+        entry.insert(host);
     }
     if let Some(subject) = sender.subject {
         headers.insert(X_CLIENT_CERT_SUBJECT, subject.clone());
@@ -118,17 +121,20 @@ pub fn text(address: IpAddr) -> HeaderValue {
 
 /// All lines of a list as one, with the newest entry behind them.
 fn extend(headers: &mut HeaderMap, name: HeaderName, newest: HeaderValue) {
+    let mut entry = match headers.entry(name) {
+        Entry::Occupied(entry) => entry,
+        Entry::Vacant(entry) => {
+            entry.insert(newest);
+            return;
+        }
+    };
     let mut list = Vec::new();
-    for line in headers.get_all(&name).iter().filter(|line| !line.is_empty()) {
+    for line in entry.iter().filter(|line| !line.is_empty()) {
         list.extend_from_slice(line.as_bytes());
         list.extend_from_slice(b", ");
     }
-    if list.is_empty() {
-        headers.insert(name, newest);
-        return;
-    }
     list.extend_from_slice(newest.as_bytes());
-    headers.insert(name, HeaderValue::from_maybe_shared(Bytes::from(list)).unwrap_or(newest));
+    entry.insert(HeaderValue::from_maybe_shared(Bytes::from(list)).unwrap_or(newest));
 }
 
 /// Our own element of Forwarded (RFC 7239, section 4). A value that is no token is quoted: with `:` or brackets.
