@@ -2,7 +2,8 @@
 //!
 //! - [`listen`] binds, [`worker`] accepts, [`conn`] carries one client connection over a [`socket`]:
 //!   [`proxy_protocol`] says who the client is where a load balancer stands before us, [`tls`] secures, and where
-//!   HTTP/2 is spoken [`frames`] tells what passes and [`abuse`] whether it is a flood.
+//!   HTTP/2 is spoken [`frames`] tells what passes and [`abuse`] whether it is a flood. Short parts leave together by
+//!   [`gather`].
 //! - [`forward`] takes one request through: [`headers`] rewrites, [`pool`] reaches the backend, [`retry`] decides on a
 //!   second try, [`incoming`] reads a body, [`body`] streams it, [`pump`] writes it by HTTP/2. [`tunnel`] passes bytes
 //!   after an upgrade, [`websocket`] finds where it may be given a last word.
@@ -23,6 +24,7 @@ pub mod error;
 pub mod flight;
 pub mod forward;
 pub mod frames;
+pub mod gather;
 pub mod headers;
 pub mod incoming;
 pub mod listen;

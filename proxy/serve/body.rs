@@ -228,7 +228,7 @@ enum Inner {
     /// Our own answer.
     Own(Option<Bytes>),
     /// The backend's.
-    Backend { incoming: Incoming, link: Option<Link>, upload: Option<Rc<Source>> },
+    Backend { link: Option<Link>, upload: Option<Rc<Source>> },
 }
 
 /// What a body says when it is asked for its next frame.
@@ -258,10 +258,10 @@ impl Body {
     }
 
     /// A backend's answer, streaming.
-    pub fn streaming(incoming: Incoming, link: Link, upload: Option<Rc<Source>>, guard: Guard) -> Body {
+    pub fn streaming(link: Link, upload: Option<Rc<Source>>, guard: Guard) -> Body {
         // One with a length could not end early without being broken.
-        let events = (guard.stream() == Some(StreamKind::Events)) && incoming.size_hint().exact().is_none();
-        let inner = Inner::Backend { incoming, link: Some(link), upload };
+        let events = (guard.stream() == Some(StreamKind::Events)) && link.size_hint().exact().is_none();
+        let inner = Inner::Backend { link: Some(link), upload };
         Body { inner, events: events.then(Ending::default), guard: Some(guard) }
     }
 
@@ -313,7 +313,7 @@ impl HttpBody for Body {
         let Some(guard) = &this.guard else { return Poll::Ready(None) };
         let frame = match &mut this.inner {
             Inner::Own(text) => text.take().map(|text| Ok(Frame::data(text))),
-            Inner::Backend { incoming, .. } => match Pin::new(incoming).poll_frame(cx) {
+            Inner::Backend { link: Some(link), .. } => match link.poll_frame(cx) {
                 Poll::Pending => {
                     guard.awaits_backend(true);
                     guard.leave.remember(cx);
@@ -321,6 +321,8 @@ impl HttpBody for Body {
                 }
                 Poll::Ready(frame) => frame,
             },
+            // Given back with the last frame.
+            Inner::Backend { link: None, .. } => None,
         };
         match frame {
             Some(Ok(mut frame)) => {
@@ -338,9 +340,8 @@ impl HttpBody for Body {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(error)) => {
+            Some(Err(failure)) => {
                 // The message must break: a clean end would pass a part off as the whole.
-                let failure = Failure::body(error);
                 guard.complain(&failure);
                 if let Some(guard) = this.guard.take() {
                     guard.fail(failure.reason);
@@ -357,14 +358,14 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match &self.inner {
             Inner::Own(text) => text.is_none(),
-            Inner::Backend { incoming, .. } => incoming.is_end_stream(),
+            Inner::Backend { link, .. } => link.as_ref().is_none_or(Link::is_end_stream),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.inner {
             Inner::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
-            Inner::Backend { incoming, .. } => incoming.size_hint(),
+            Inner::Backend { link, .. } => link.as_ref().map_or(SizeHint::with_exact(0), Link::size_hint),
         }
     }
 }

@@ -174,19 +174,7 @@ impl Failure {
         Failure { reason, source: Some(error.into()) }
     }
 
-    /// Sending a request, or waiting for the answer's head, failed; `reset` tells what the socket saw.
-    pub fn exchange(error: hyper::Error, reset: bool) -> Failure {
-        let reason = if error.is_parse() {
-            Reason::BackendMalformed
-        } else if reset {
-            Reason::BackendReset
-        } else {
-            Reason::BackendClosed
-        };
-        Failure { reason, source: Some(error.into()) }
-    }
-
-    /// The same over HTTP/2.
+    /// Sending a request by HTTP/2, or waiting for the answer's head, failed; `reset` tells what the socket saw.
     pub fn exchange_http2(error: h2::Error, reset: bool) -> Failure {
         let reason = if error.is_library() {
             Reason::BackendMalformed
@@ -199,11 +187,6 @@ impl Failure {
             Reason::Internal
         };
         Failure { reason, source: Some(error.into()) }
-    }
-
-    /// The answer's body broke off.
-    pub fn body(error: Broken) -> Failure {
-        Failure { reason: Reason::BackendTruncated, source: Some(error.into()) }
     }
 }
 

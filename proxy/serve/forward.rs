@@ -36,8 +36,8 @@ pub async fn forward(worker: &Rc<Worker>, conn: &Rc<Conn>, request: Request<Inco
     let is_http2 = head.version == Version::HTTP_2;
     let guard = Flight::begin(worker, conn, &head, stream);
     let mut response = match exchange(worker, conn, &guard, head, body).await {
-        Ok(Outcome::Passes(Exchange { head, body, link, upload })) => {
-            Response::from_parts(head, Body::streaming(body, link, upload, guard))
+        Ok(Outcome::Passes(Exchange { head, link, upload })) => {
+            Response::from_parts(head, Body::streaming(link, upload, guard))
         }
         Ok(Outcome::Redirects(location)) => {
             guard.redirects();
@@ -71,7 +71,6 @@ enum Outcome {
 /// A backend's answer, ready to be streamed.
 struct Exchange {
     head: response::Parts,
-    body: Incoming,
     link: Link,
     upload: Option<Rc<Source>>,
 }
@@ -122,8 +121,8 @@ async fn exchange(
     headers::to_backend(&mut head, &sender, client, sized, None);
     guard.identify(&head.headers);
     let upload = Source::new(body, guard.flight(), worker.limits().body_size);
-    let (response, link) = send(worker, conn, guard, head, &upload, Purpose::Exchange).await?;
-    passes(conn, guard, response, link, upload, is_http2)
+    let (head, link) = send(worker, conn, guard, head, &upload, Purpose::Exchange).await?;
+    passes(conn, guard, head, link, upload, is_http2)
 }
 
 /// Who is at the other end, and whether its word counts.
@@ -152,19 +151,18 @@ fn refuse_too_large(worker: &Worker, body: &Incoming) -> Result<(), Reason> {
 fn passes(
     conn: &Conn,
     guard: &Guard,
-    response: Response<Incoming>,
+    mut head: response::Parts,
     link: Link,
     upload: Option<Rc<Source>>,
     is_http2: bool,
 ) -> Result<Outcome, Failure> {
-    let (mut head, body) = response.into_parts();
     // Nobody asked for a change of protocol, and there is no sixth class of statuses (RFC 9110, section 15).
     if head.status == StatusCode::SWITCHING_PROTOCOLS || head.status.as_u16() >= 600 {
         return Err(Reason::BackendMalformed.into());
     }
     headers::to_client(&mut head, &recipient(conn, guard, is_http2));
     guard.answers(head.status, &head.headers);
-    Ok(Outcome::Passes(Exchange { head, body, link, upload }))
+    Ok(Outcome::Passes(Exchange { head, link, upload }))
 }
 
 fn recipient(conn: &Conn, guard: &Guard, is_http2: bool) -> Recipient {
@@ -191,22 +189,21 @@ async fn upgrade(
     wanted: Wanted,
 ) -> Result<Outcome, Failure> {
     let Wanted { token, key, is_http2 } = wanted;
-    let (response, link) = send(worker, conn, guard, head, &None, Purpose::Upgrade).await?;
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    let (mut head, link) = send(worker, conn, guard, head, &None, Purpose::Upgrade).await?;
+    if head.status != StatusCode::SWITCHING_PROTOCOLS {
         // To an HTTP/2 client every 2xx says that the tunnel is open (RFC 8441, section 5).
-        if is_http2 && response.status().is_success() {
+        if is_http2 && head.status.is_success() {
             return Err(Reason::BackendMalformed.into());
         }
-        return passes(conn, guard, response, link, None, is_http2);
+        return passes(conn, guard, head, link, None, is_http2);
     }
-    let (mut head, _none) = response.into_parts();
     if !headers::is_upgraded(&head, &token) {
         return Err(Reason::BackendMalformed.into());
     }
     if is_http2 {
         headers::finish_upgrade(&mut head, key.as_ref())?;
     }
-    let (backend, ahead) = guard.waiting(link.into_raw()).await??;
+    let (backend, ahead) = link.into_raw()?;
     headers::to_client(&mut head, &recipient(conn, guard, is_http2));
     // Whatever type the 101 says to have.
     guard.becomes_stream(StreamKind::Tunnel);
@@ -223,72 +220,42 @@ async fn send(
     head: request::Parts,
     upload: &Option<Rc<Source>>,
     purpose: Purpose,
-) -> Result<(Response<Incoming>, Link), Failure> {
-    let again = copy(&head);
+) -> Result<(response::Parts, Link), Failure> {
+    // A client that asks first is asked by us when the backend asks.
+    let asks_first = upload.is_some() && head.headers.contains_key(header::EXPECT);
     let lane = guard.lane().ok_or(Reason::Internal)?;
     // An upgrade takes its connection with it.
     let idle = if purpose == Purpose::Exchange { lane.reuse(Some(conn.own())) } else { None };
-    let failure = match try_once(conn, guard, head, upload, purpose, idle).await {
-        Ok(done) => return Ok(done),
-        Err(Unanswered { failure, repeat: false }) => return Err(failure),
-        Err(Unanswered { failure, repeat: true }) => failure,
-    };
-    tracing::debug!(reason = failure.reason.label(), "sending a request again: {failure}");
-    guard.retries();
-    // The color may have changed since.
-    worker.claim_again(guard, headers::host(&again), headers::path(&again))?;
-    try_once(conn, guard, again, upload, purpose, None).await.map_err(|unanswered| unanswered.failure)
-}
-
-/// A request that got no answer.
-struct Unanswered {
-    failure: Failure,
-    repeat: bool,
-}
-
-impl From<Failure> for Unanswered {
-    fn from(failure: Failure) -> Self {
-        Unanswered { failure, repeat: false }
-    }
-}
-
-async fn try_once(
-    conn: &Conn,
-    guard: &Guard,
-    head: request::Parts,
-    upload: &Option<Rc<Source>>,
-    purpose: Purpose,
-    idle: Option<Link>,
-) -> Result<(Response<Incoming>, Link), Unanswered> {
-    let method = head.method.clone();
     let mut link = match idle {
         Some(link) => link,
         None => open(conn, guard, purpose).await?,
     };
-    // A client that asks first is asked by us when the backend asks.
-    let asks_first = upload.is_some() && head.headers.contains_key(header::EXPECT);
     let request = Request::from_parts(head, Upload::new(upload.clone(), asks_first));
-    match guard.waiting(link.send(request)).await? {
-        Ok(response) => Ok((response, link)),
-        Err(Lost { failure, written, read, reset }) => {
-            let body = upload.as_ref().map_or(retry::Body::None, |source| source.left());
-            let attempt = Attempt { method: &method, body, written, read, reset };
-            Err(Unanswered { repeat: attempt.may_be_repeated(), failure })
-        }
-    }
+    let lost = match guard.waiting(link.send(request)).await? {
+        Ok(head) => return Ok((head, link)),
+        Err(lost) => lost,
+    };
+    let Some(again) = may_be_repeated(&lost, upload).then_some(lost.request).flatten() else {
+        return Err(lost.failure);
+    };
+    tracing::debug!(reason = lost.failure.reason.label(), "sending a request again: {}", lost.failure);
+    guard.retries();
+    // The color may have changed since.
+    worker.claim_again(guard, headers::host(&again), headers::path(&again))?;
+    let mut link = open(conn, guard, purpose).await?;
+    let request = Request::from_parts(*again, Upload::new(upload.clone(), asks_first));
+    let head = guard.waiting(link.send(request)).await?.map_err(|lost| lost.failure)?;
+    Ok((head, link))
+}
+
+fn may_be_repeated(lost: &Lost, upload: &Option<Rc<Source>>) -> bool {
+    let Some(request) = &lost.request else { return false };
+    let body = upload.as_ref().map_or(retry::Body::None, |source| source.left());
+    let attempt = Attempt { method: &request.method, body, written: lost.written, read: lost.read, reset: lost.reset };
+    attempt.may_be_repeated()
 }
 
 async fn open(conn: &Conn, guard: &Guard, purpose: Purpose) -> Result<Link, Failure> {
     let lane = guard.lane().ok_or(Reason::Internal)?;
     guard.connecting(lane.connect(guard.terms().connect, Some(conn.own()), purpose)).await?
-}
-
-/// A second copy of a request's head: two allocations, the names and values are shared.
-fn copy(head: &request::Parts) -> request::Parts {
-    let (mut copy, ()) = Request::new(()).into_parts();
-    copy.method = head.method.clone();
-    copy.uri = head.uri.clone();
-    copy.version = head.version;
-    copy.headers = head.headers.clone();
-    copy
 }

@@ -1,4 +1,4 @@
-//! How does a body arrive? Frame by frame, by HTTP/1.1 or HTTP/2, from a client or from a backend: one type for all four.
+//! How does a client's body arrive? Frame by frame, by HTTP/1.1 or HTTP/2: one type for both.
 
 use std::fmt;
 use std::io;
@@ -44,7 +44,8 @@ impl Recv {
         Recv { stream, left, trailing: false }
     }
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+    /// The next frame.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         if !self.trailing {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
@@ -67,6 +68,16 @@ impl Recv {
         let trailers = ready!(self.stream.poll_trailers(cx))?;
         Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
     }
+
+    /// Whether it is over.
+    pub fn is_end_stream(&self) -> bool {
+        self.stream.is_end_stream()
+    }
+
+    /// How much is to come.
+    pub fn size_hint(&self) -> SizeHint {
+        self.left.map_or(SizeHint::default(), SizeHint::with_exact)
+    }
 }
 
 impl Body for Incoming {
@@ -83,15 +94,14 @@ impl Body for Incoming {
     fn is_end_stream(&self) -> bool {
         match self {
             Incoming::Http1(body) => body.is_end_stream(),
-            Incoming::Http2(body) => body.stream.is_end_stream(),
+            Incoming::Http2(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Incoming::Http1(body) => body.size_hint(),
-            Incoming::Http2(Recv { left: Some(left), .. }) => SizeHint::with_exact(*left),
-            Incoming::Http2(_) => SizeHint::default(),
+            Incoming::Http2(body) => body.size_hint(),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! A lane never leaves its worker's thread, and neither do its connections: hyper's connection would wake the wrong
 //! runtime. Connecting over a unix socket is cheap, so a pool per worker loses nothing.
 
+mod http1;
 mod http2;
 mod io;
 mod link;
@@ -120,7 +121,7 @@ impl Lane {
             Protocol::Http1 => {
                 let birth = self.era.birth();
                 let io = self.open(within, own).await?;
-                return Link::http1(io, birth, &shelf, purpose).await;
+                return Ok(Link::http1(io, birth, &shelf, purpose));
             }
             Protocol::H2c => tokio::time::timeout(within, self.share(&shelf, within, own)).await,
         };

@@ -1,18 +1,16 @@
 //! Is this backend ready? One question, sent the way a request is sent: same socket, same connection code, same
 //! headers. A good answer leaves its connection in the pool, so a color that passes is already warm.
 
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Instant;
 
 use bgproxy_conf::wire::ProbeReport;
 use http::{HeaderValue, Request, StatusCode, header, request};
-use http_body_util::BodyExt;
-use hyper::Response;
 
 use super::body::Upload;
 use super::error::{Failure, Reason};
 use super::headers::{self, Sender};
-use super::incoming::Incoming;
 use super::pool::{Lane, Link, Purpose};
 use crate::clock;
 use crate::mail::Question;
@@ -52,13 +50,12 @@ type Fault = Option<(&'static str, String)>;
 async fn answer(lane: &Rc<Lane>, question: &Question, now: u64) -> Result<(StatusCode, Fault), Failure> {
     let mut link = lane.connect(question.timeout, None, Purpose::Exchange).await?;
     let request = request(question)?;
-    let response = link.send(request).await.map_err(|lost| lost.failure)?;
-    let status = response.status();
+    let status = link.send(request).await.map_err(|lost| lost.failure)?.status;
     if question.expect.contains(status.as_u16()) {
-        finish(lane, link, response, question.pool.min(WARM), now).await?;
+        finish(lane, link, question.pool.min(WARM), now).await?;
         return Ok((status, None));
     }
-    let text = format!("status {status}, expected {}; the answer begins: {}", question.expect, begin(response).await);
+    let text = format!("status {status}, expected {}; the answer begins: {}", question.expect, begin(link).await);
     Ok((status, Some((UNEXPECTED_STATUS, text))))
 }
 
@@ -79,11 +76,10 @@ fn request(question: &Question) -> Result<Request<Upload>, Failure> {
 }
 
 /// Reads a good answer to its end and keeps the connection; a long one is left.
-async fn finish(lane: &Lane, link: Link, response: Response<Incoming>, most: usize, now: u64) -> Result<(), Failure> {
-    let mut body = response.into_body();
+async fn finish(lane: &Lane, mut link: Link, most: usize, now: u64) -> Result<(), Failure> {
     let mut read = 0;
-    while let Some(frame) = body.frame().await {
-        read += frame.map_err(Failure::body)?.data_ref().map_or(0, bytes::Bytes::len);
+    while let Some(frame) = poll_fn(|cx| link.poll_frame(cx)).await {
+        read += frame?.data_ref().map_or(0, bytes::Bytes::len);
         if read > READ {
             return Ok(());
         }
@@ -93,10 +89,9 @@ async fn finish(lane: &Lane, link: Link, response: Response<Incoming>, most: usi
 }
 
 /// The first bytes of an answer, fit for a log line.
-async fn begin(response: Response<Incoming>) -> String {
-    let mut body = response.into_body();
+async fn begin(mut link: Link) -> String {
     let mut text = Vec::new();
-    while let Some(Ok(frame)) = body.frame().await {
+    while let Some(Ok(frame)) = poll_fn(|cx| link.poll_frame(cx)).await {
         text.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
         if text.len() >= SHOWN {
             text.truncate(SHOWN);

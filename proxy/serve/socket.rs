@@ -10,6 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use super::gather::poll_write_parts;
+
 /// A client's connection, as HTTP sees it.
 #[derive(Debug)]
 pub enum ClientSocket {
@@ -73,7 +75,7 @@ impl AsyncWrite for Plain {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
+        poll_write_parts(Pin::new(&mut self.tcp), cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {

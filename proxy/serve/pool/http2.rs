@@ -9,14 +9,13 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
-use http::{Method, StatusCode};
-use hyper::body::Body as _;
-use hyper::{Request, Response};
+use http::{Method, Request, StatusCode, request, response};
+use hyper::body::{Body as _, Frame, SizeHint};
 
 use super::super::body::Upload;
 use super::super::error::{Failure, Reason};
 use super::super::headers;
-use super::super::incoming::{Incoming, Recv};
+use super::super::incoming::Recv;
 use super::super::pump::Pump;
 use super::io::{BackendIo, Wire};
 use super::link::{Lost, Task};
@@ -141,15 +140,17 @@ impl Drop for Seat {
 /// One stream. h2 resets it (CANCEL) when all that holds a part of it is dropped before its end.
 #[derive(Debug)]
 pub(super) struct Http2 {
-    /// Sends the request's body; before the seat, so that the stream ends first.
+    /// Sends the request's body; both before the seat, so that the stream ends first.
     pump: Option<Task>,
+    /// The answer's body, once there is an answer.
+    body: Option<Recv>,
     seat: Seat,
 }
 
 impl Http2 {
     /// A stream that is opened by the request it is to carry.
     pub(super) fn new(seat: Seat) -> Http2 {
-        Http2 { pump: None, seat }
+        Http2 { pump: None, body: None, seat }
     }
 
     /// Its place on the connection.
@@ -159,11 +160,16 @@ impl Http2 {
 
     /// Sends a request and waits for the answer's head. 1xx answers are passed over, but for the 100 that the
     /// request's body may be waiting for.
-    pub(super) async fn send(&mut self, request: Request<Upload>) -> Result<Response<Incoming>, Lost> {
+    pub(super) async fn send(&mut self, request: Request<Upload>) -> Result<response::Parts, Lost> {
+        let (head, body) = request.into_parts();
+        let again = copy(&head);
+        self.try_send(head, body).await.map_err(|lost| Lost { request: Some(Box::new(again)), ..lost })
+    }
+
+    async fn try_send(&mut self, mut head: request::Parts, mut body: Upload) -> Result<response::Parts, Lost> {
         let shared = &self.seat.0;
         let before = shared.wire.written.get();
         let lost = |error| lost(shared, error, before);
-        let (mut head, mut body) = request.into_parts();
         headers::to_http2_backend(&mut head)?;
         let is_head = head.method == Method::HEAD;
         let mut open = body.gate_opener();
@@ -196,15 +202,45 @@ impl Http2 {
                 data.map_err(lost)?;
             }
         }
-        let body = Recv::new(stream, &head.headers);
-        Ok(Response::from_parts(head, Incoming::Http2(body)))
+        self.body = Some(Recv::new(stream, &head.headers));
+        Ok(head)
     }
+
+    /// The next frame of the answer's body.
+    ///
+    /// # Errors
+    /// [`Reason::BackendTruncated`]: it breaks off.
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let broken = |error: h2::Error| Failure { reason: Reason::BackendTruncated, source: Some(error.into()) };
+        body.poll_frame(cx).map_err(broken)
+    }
+
+    /// Whether the answer's body is over.
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Recv::is_end_stream)
+    }
+
+    /// How much is to come of the answer's body.
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or(SizeHint::with_exact(0), Recv::size_hint)
+    }
+}
+
+/// A second copy of a request's head: two allocations, the names and values are shared.
+fn copy(head: &request::Parts) -> request::Parts {
+    let (mut copy, ()) = Request::new(()).into_parts();
+    copy.method = head.method.clone();
+    copy.uri = head.uri.clone();
+    copy.version = head.version;
+    copy.headers = head.headers.clone();
+    copy
 }
 
 /// A request that cannot be sent.
 impl From<Reason> for Lost {
     fn from(reason: Reason) -> Lost {
-        Lost { failure: reason.into(), written: 0, read: 0, reset: false }
+        Lost { failure: reason.into(), written: 0, read: 0, reset: false, request: None }
     }
 }
 
@@ -223,6 +259,7 @@ fn lost(shared: &Shared, error: h2::Error, before: u64) -> Lost {
         // What the backend left unread may have been somebody else's.
         reset: false,
         failure: Failure::exchange_http2(error, shared.wire.reset.get()),
+        request: None,
     }
 }
 

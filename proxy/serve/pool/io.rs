@@ -12,6 +12,8 @@ use bgproxy_conf::Address;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::super::gather::poll_write_parts;
+
 /// What happened on a backend's socket since the connection was made.
 #[derive(Debug, Default)]
 pub(super) struct Wire {
@@ -21,6 +23,14 @@ pub(super) struct Wire {
     pub(super) read: Cell<u64>,
     /// Whether the backend reset the connection, or was gone when we wrote.
     pub(super) reset: Cell<bool>,
+}
+
+impl Wire {
+    /// A request begins: what came before it is history.
+    pub(super) fn begin(&self) {
+        self.written.set(0);
+        self.read.set(0);
+    }
 }
 
 /// A backend's socket that keeps book.
@@ -124,7 +134,7 @@ impl AsyncWrite for BackendIo {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let result = poll_write_parts(Pin::new(&mut self.stream), cx, bufs);
         self.written(result, bufs.iter().map(|buf| buf.len()).sum())
     }
 

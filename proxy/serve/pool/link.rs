@@ -1,27 +1,20 @@
 //! How is one request exchanged with a backend? Over a link: an HTTP/1.1 connection, or one stream of an HTTP/2
 //! connection that it shares with others. Who has a link need not know which.
 
-use std::future::poll_fn;
 use std::rc::{Rc, Weak};
-use std::sync::Mutex;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{StatusCode, Version};
-use hyper::client::conn::http1;
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
-use tokio::sync::oneshot;
+use http::{Request, request, response};
+use hyper::body::{Frame, SizeHint};
 use tokio::task::AbortHandle;
 
 use super::super::body::Upload;
 use super::super::error::{Failure, Reason};
-use super::super::incoming::Incoming;
+use super::http1::Http1;
 use super::http2::{Http2, Seat};
-use super::io::{BackendIo, BackendStream, Wire};
+use super::io::{BackendIo, BackendStream};
 use super::shelf::{Birth, Shelf};
-
-/// hyper's buffers may grow to this, per connection and direction.
-const BUFFER: usize = 64 * 1024;
 
 /// What a new connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,25 +38,9 @@ pub struct Link {
 
 #[derive(Debug)]
 enum Way {
-    Http1(Http1),
+    Http1(Box<Http1>),
     Http2(Http2),
 }
-
-/// An HTTP/1.1 connection.
-#[derive(Debug)]
-struct Http1 {
-    sender: http1::SendRequest<Upload>,
-    wire: Rc<Wire>,
-    /// Not to be used for another request.
-    spent: bool,
-    /// Where the socket arrives after a 101; only where one is wanted.
-    raw: Option<oneshot::Receiver<Raw>>,
-    // A connection that is not kept is in an unknown state: an upload may still be waiting in it.
-    _task: Task,
-}
-
-/// A socket, and what was read from it already.
-type Raw = (BackendStream, Bytes);
 
 /// A request that got no answer: why, and how far it came.
 #[derive(Debug)]
@@ -76,6 +53,8 @@ pub struct Lost {
     pub read: u64,
     /// Whether the backend reset the connection with part of this request unread.
     pub reset: bool,
+    /// What was asked, to ask it again.
+    pub request: Option<Box<request::Parts>>,
 }
 
 /// A task that ends with its owner.
@@ -96,38 +75,10 @@ impl Drop for Task {
 }
 
 impl Link {
-    /// Begins HTTP/1.1 on a new connection.
-    ///
-    /// # Errors
-    /// hyper's; there is none as long as hyper does not speak first.
-    pub(super) async fn http1(
-        io: BackendIo,
-        birth: Birth,
-        shelf: &Rc<Shelf>,
-        purpose: Purpose,
-    ) -> Result<Link, Failure> {
-        let wire = io.wire.clone();
-        let (sender, mut connection) = http1::Builder::new()
-            .max_buf_size(BUFFER)
-            .handshake(TokioIo::new(io))
-            .await
-            .map_err(|error| Failure::exchange(error, false))?;
-        // The connection's end is seen by whoever uses the sender; the task itself has nothing to tell.
-        let (task, raw) = match purpose {
-            Purpose::Exchange => (Task::spawn(async move { drop(connection.await) }), None),
-            Purpose::Upgrade => {
-                let (hand_over, raw) = oneshot::channel();
-                let task = Task::spawn(async move {
-                    if poll_fn(|cx| connection.poll_without_shutdown(cx)).await.is_ok() {
-                        let parts = connection.into_parts();
-                        let _unwanted = hand_over.send((parts.io.into_inner().stream, parts.read_buf));
-                    }
-                });
-                (task, Some(raw))
-            }
-        };
-        let way = Way::Http1(Http1 { sender, wire, spent: false, raw, _task: task });
-        Ok(Link { way, birth, shelf: Rc::downgrade(shelf), idle_since: 0 })
+    /// HTTP/1.1 on a new connection.
+    pub(super) fn http1(io: BackendIo, birth: Birth, shelf: &Rc<Shelf>, purpose: Purpose) -> Link {
+        let way = Way::Http1(Box::new(Http1::new(io, purpose)));
+        Link { way, birth, shelf: Rc::downgrade(shelf), idle_since: 0 }
     }
 
     /// One stream of a shared connection.
@@ -140,10 +91,37 @@ impl Link {
     ///
     /// # Errors
     /// Why there is none, and what [`super::super::retry`] wants to know about it.
-    pub async fn send(&mut self, request: Request<Upload>) -> Result<Response<Incoming>, Lost> {
+    pub async fn send(&mut self, request: Request<Upload>) -> Result<response::Parts, Lost> {
         match &mut self.way {
             Way::Http1(connection) => connection.send(request).await,
             Way::Http2(stream) => stream.send(request).await,
+        }
+    }
+
+    /// The next frame of the answer's body.
+    ///
+    /// # Errors
+    /// [`Reason::BackendTruncated`].
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        match &mut self.way {
+            Way::Http1(connection) => connection.poll_frame(cx),
+            Way::Http2(stream) => stream.poll_frame(cx),
+        }
+    }
+
+    /// Whether the answer's body is over.
+    pub fn is_end_stream(&self) -> bool {
+        match &self.way {
+            Way::Http1(connection) => connection.is_end_stream(),
+            Way::Http2(stream) => stream.is_end_stream(),
+        }
+    }
+
+    /// How much is to come of the answer's body.
+    pub fn size_hint(&self) -> SizeHint {
+        match &self.way {
+            Way::Http1(connection) => connection.size_hint(),
+            Way::Http2(stream) => stream.size_hint(),
         }
     }
 
@@ -151,13 +129,12 @@ impl Link {
     /// [`Purpose::Upgrade`] and whose answer was a 101; then it comes at once.
     ///
     /// # Errors
-    /// [`Reason::BackendMalformed`] when it was not, [`Reason::BackendClosed`] when the connection broke behind the 101.
-    pub async fn into_raw(mut self) -> Result<(BackendStream, Bytes), Failure> {
-        let Way::Http1(Http1 { raw, .. }) = &mut self.way else {
-            return Err(Reason::BackendMalformed.into());
-        };
-        let raw = raw.take().ok_or(Reason::BackendMalformed)?;
-        raw.await.map_err(|gone| Failure { reason: Reason::BackendClosed, source: Some(gone.into()) })
+    /// [`Reason::BackendMalformed`] when it was not.
+    pub fn into_raw(self) -> Result<(BackendStream, Bytes), Failure> {
+        match self.way {
+            Way::Http1(connection) => connection.into_raw(),
+            Way::Http2(_) => Err(Reason::BackendMalformed.into()),
+        }
     }
 
     /// Whether its connection is not to be used again.
@@ -165,14 +142,12 @@ impl Link {
         self.birth.is_past()
     }
 
-    /// Whether an HTTP/1.1 connection can take a request now.
-    pub(super) fn is_ready(&self) -> bool {
-        matches!(&self.way, Way::Http1(connection) if connection.sender.is_ready())
-    }
-
-    /// Whether an HTTP/1.1 connection will never take a request again.
-    pub(super) fn is_closed(&self) -> bool {
-        matches!(&self.way, Way::Http1(connection) if connection.spent || connection.sender.is_closed())
+    /// Looks whether an HTTP/1.1 connection can take a request now.
+    pub(super) fn is_ready(&mut self) -> bool {
+        match &mut self.way {
+            Way::Http1(connection) => connection.is_ready(),
+            Way::Http2(_) => false,
+        }
     }
 
     /// Its place on a shared connection, if it has one.
@@ -184,44 +159,12 @@ impl Link {
     }
 }
 
-impl Http1 {
-    async fn send(&mut self, mut request: Request<Upload>) -> Result<Response<Incoming>, Lost> {
-        self.wire.written.set(0);
-        self.wire.read.set(0);
-        if let Some(open) = request.body_mut().gate_opener() {
-            // hyper wants a callback that could be called twice and from elsewhere; neither happens.
-            let open = Mutex::new(Some(open));
-            hyper::ext::on_informational(&mut request, move |response| {
-                if response.status() == StatusCode::CONTINUE
-                    && let Ok(mut open) = open.lock()
-                    && let Some(open) = open.take()
-                {
-                    let _gone = open.send(());
-                }
-            });
-        }
-        let response = self.sender.try_send_request(request).await.map_err(|mut refused| {
-            let unsent = refused.take_message().is_some();
-            let reset = self.wire.reset.get();
-            Lost {
-                // Not even its head was looked at.
-                written: if unsent { 0 } else { self.wire.written.get() },
-                read: self.wire.read.get(),
-                reset,
-                failure: Failure::exchange(refused.into_error(), reset),
-            }
-        })?;
-        // hyper would speak HTTP/1.0 on it from now on, and leave out bodies without a length.
-        self.spent = response.version() == Version::HTTP_10 || self.raw.is_some();
-        Ok(response.map(Incoming::Http1))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::io;
     use super::super::shelf::Era;
     use super::*;
+    use http::StatusCode;
     use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixListener;
@@ -247,11 +190,11 @@ mod tests {
             let within = Duration::from_secs(10);
             let stream = io::connect(&bgproxy_conf::Address::Unix(path), within).await.expect("a connection");
             let io = BackendIo { stream, wire: Rc::default() };
-            let mut link = Link::http1(io, Era::default().birth(), &Rc::default(), purpose).await.expect("a link");
+            let mut link = Link::http1(io, Era::default().birth(), &Rc::default(), purpose);
             let request = Request::get("/").header("connection", "upgrade").header("upgrade", "x");
             let request = request.body(Upload::default()).expect("a request");
             let response = link.send(request).await.expect("an answer");
-            check(response.status(), link).await;
+            check(response.status, link).await;
         });
     }
 
@@ -261,7 +204,7 @@ mod tests {
     fn after_a_101_the_socket_is_handed_over_with_what_came_behind_it() {
         upgrade(Purpose::Upgrade, SWITCHES, async |status, link| {
             assert_eq!(status, StatusCode::SWITCHING_PROTOCOLS);
-            let (mut stream, ahead) = link.into_raw().await.expect("the socket");
+            let (mut stream, ahead) = link.into_raw().expect("the socket");
             let mut heard = ahead.to_vec();
             stream.write_all(b", hello").await.expect("a reader");
             stream.shutdown().await.expect("half of it ends");
@@ -273,14 +216,14 @@ mod tests {
     #[test]
     fn a_socket_is_not_handed_over_where_nobody_asked_for_it() {
         upgrade(Purpose::Exchange, SWITCHES, async |_, link| {
-            assert_eq!(link.into_raw().await.expect_err("no socket").reason, Reason::BackendMalformed);
+            assert_eq!(link.into_raw().expect_err("no socket").reason, Reason::BackendMalformed);
         });
     }
 
     #[test]
     fn an_upgrade_that_is_declined_leaves_a_connection_that_is_not_used_again() {
-        upgrade(Purpose::Upgrade, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", async |status, link| {
-            assert_eq!((status, link.is_closed()), (StatusCode::OK, true));
+        upgrade(Purpose::Upgrade, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", async |status, mut link| {
+            assert_eq!((status, link.is_ready()), (StatusCode::OK, false));
         });
     }
 }

@@ -64,16 +64,9 @@ impl Shelf {
     /// The newest idle connection that is ready for a request.
     pub(super) fn take(&self) -> Option<Link> {
         let mut idle = self.idle.borrow_mut();
-        let mut index = idle.len();
-        while index > 0 {
-            index -= 1;
-            if idle[index].is_past() {
-                idle.remove(index);
-            } else if idle[index].is_ready() {
-                return Some(idle.remove(index));
-            } else if idle[index].is_closed() {
-                // One that is neither has not noticed yet that its last exchange is over.
-                idle.remove(index);
+        while let Some(mut link) = idle.pop() {
+            if !link.is_past() && link.is_ready() {
+                return Some(link);
             }
         }
         None
@@ -107,7 +100,7 @@ impl Shelf {
             return;
         }
         let mut idle = self.idle.borrow_mut();
-        if !link.is_past() && !link.is_closed() && idle.len() < most {
+        if !link.is_past() && link.is_ready() && idle.len() < most {
             link.idle_since = now;
             idle.push(link);
         }
@@ -115,7 +108,7 @@ impl Shelf {
 
     /// Closes connections that have been idle since before `since`.
     pub(super) fn expire(&self, since: u64) {
-        self.idle.borrow_mut().retain(|link| link.idle_since >= since && !link.is_closed() && !link.is_past());
+        self.idle.borrow_mut().retain_mut(|link| link.idle_since >= since && !link.is_past() && link.is_ready());
         self.shared.borrow_mut().retain(|shared| shared.is_usable() && (shared.is_busy() || shared.rested() >= since));
     }
 
