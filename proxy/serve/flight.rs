@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::ops::Deref;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -180,7 +180,7 @@ impl Flight {
     ///
     /// # Errors
     /// The reason why waiting is over: a cut.
-    pub async fn connecting<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+    pub async fn connecting<T>(&self, work: impl Future<Output = T> + Unpin) -> Result<T, Failure> {
         self.step.set(Step::Connecting);
         self.unless_condemned(work).await
     }
@@ -189,19 +189,18 @@ impl Flight {
     ///
     /// # Errors
     /// The reason why waiting is over: a deadline, a cut, a broken upload.
-    pub async fn waiting<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+    pub async fn waiting<T>(&self, work: impl Future<Output = T> + Unpin) -> Result<T, Failure> {
         self.touch();
         self.step.set(Step::Waiting);
         self.unless_condemned(work).await
     }
 
-    async fn unless_condemned<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
-        let mut work = pin!(work);
+    async fn unless_condemned<T>(&self, mut work: impl Future<Output = T> + Unpin) -> Result<T, Failure> {
         poll_fn(|cx| {
             if let Some(reason) = self.verdict.get() {
                 return Poll::Ready(Err(reason.into()));
             }
-            match work.as_mut().poll(cx) {
+            match Pin::new(&mut work).poll(cx) {
                 Poll::Ready(done) => match self.verdict.get() {
                     // The work failed because of the verdict; the verdict is the truth.
                     Some(reason) => Poll::Ready(Err(reason.into())),

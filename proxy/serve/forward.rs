@@ -115,7 +115,8 @@ async fn exchange(
         let key = if is_http2 { headers::begin_upgrade(&mut head, &token) } else { None };
         headers::to_backend(&mut head, &sender, client, true, Some(token.clone()));
         guard.identify(&head.headers);
-        return upgrade(worker, conn, guard, head, body, Wanted { token, key, is_http2 }).await;
+        // Boxed, as all that few requests come to: what a request needs at most, every request has to carry.
+        return Box::pin(upgrade(worker, conn, guard, head, body, Wanted { token, key, is_http2 })).await;
     }
     let sized = body.size_hint().exact().is_some();
     headers::to_backend(&mut head, &sender, client, sized, None);
@@ -235,15 +236,28 @@ async fn send(
         Ok(head) => return Ok((head, link)),
         Err(lost) => lost,
     };
-    let Some(again) = may_be_repeated(&lost, upload).then_some(lost.request).flatten() else {
+    if !may_be_repeated(&lost, upload) {
         return Err(lost.failure);
-    };
+    }
+    Box::pin(send_again(worker, conn, guard, lost, Upload::new(upload.clone(), asks_first), purpose)).await
+}
+
+/// The second try, on a fresh connection.
+async fn send_again(
+    worker: &Rc<Worker>,
+    conn: &Conn,
+    guard: &Guard,
+    lost: Lost,
+    upload: Upload,
+    purpose: Purpose,
+) -> Result<(response::Parts, Link), Failure> {
+    let Some(head) = lost.request else { return Err(lost.failure) };
     tracing::debug!(reason = lost.failure.reason.label(), "sending a request again: {}", lost.failure);
     guard.retries();
     // The color may have changed since.
-    worker.claim_again(guard, headers::host(&again), headers::path(&again))?;
+    worker.claim_again(guard, headers::host(&head), headers::path(&head))?;
     let mut link = open(conn, guard, purpose).await?;
-    let request = Request::from_parts(*again, Upload::new(upload.clone(), asks_first));
+    let request = Request::from_parts(*head, upload);
     let head = guard.waiting(link.send(request)).await?.map_err(|lost| lost.failure)?;
     Ok((head, link))
 }
@@ -257,5 +271,5 @@ fn may_be_repeated(lost: &Lost, upload: &Option<Rc<Source>>) -> bool {
 
 async fn open(conn: &Conn, guard: &Guard, purpose: Purpose) -> Result<Link, Failure> {
     let lane = guard.lane().ok_or(Reason::Internal)?;
-    guard.connecting(lane.connect(guard.terms().connect, Some(conn.own()), purpose)).await?
+    guard.connecting(Box::pin(lane.connect(guard.terms().connect, Some(conn.own()), purpose))).await?
 }

@@ -153,9 +153,8 @@ async fn answer(worker: &Rc<Worker>, conn: &Rc<Conn>, request: (Request<RecvStre
     let (head, body) = request.into_parts();
     let is_head = head.method == Method::HEAD;
     let body = Incoming::Http2(Recv::new(body, &head.headers));
-    let forwarded = forward::forward(worker, conn, Request::from_parts(head, body), stream);
     let answer = {
-        let mut forwarded = pin!(forwarded);
+        let mut forwarded = pin!(forward::forward(worker, conn, Request::from_parts(head, body), stream));
         let answered = poll_fn(|cx| match respond.poll_reset(cx) {
             // The client wants it no more: what is done for it ends here.
             Poll::Ready(_reset) => Poll::Ready(None),

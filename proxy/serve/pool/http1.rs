@@ -3,7 +3,7 @@
 //!
 //! hyper's client is made for connections that live in tasks of their own: every request pays for two channels and three
 //! wake-ups between the tasks, which is more than reading the answer costs. Here the connection moves only while
-//! somebody waits: for an answer's head ([`Http1::send`]) or for a part of its body ([`Http1::poll_frame`]). Only what is
+//! somebody waits: for an answer's head ([`Http1::poll_answer`]) or for a part of its body ([`Http1::poll_frame`]). Only what is
 //! left of a request when its answer comes early has a task of its own: it must pass even while the client takes
 //! nothing of the answer.
 
@@ -48,6 +48,9 @@ const ROOM: usize = 1024;
 pub(super) struct Http1 {
     socket: Rc<RefCell<BackendIo>>,
     sending: Sending,
+    /// The current request's method, and what opens its body where that waits for a 100.
+    method: Method,
+    gate: Option<oneshot::Sender<()>>,
     /// Sends what is left of the request while the answer passes.
     rest: Option<Task>,
     /// What was read and not yet passed on.
@@ -95,6 +98,8 @@ impl Http1 {
         Http1 {
             sending: Sending::new(socket.clone()),
             socket,
+            method: Method::GET,
+            gate: None,
             rest: None,
             input: BytesMut::new(),
             searched: 0,
@@ -105,15 +110,19 @@ impl Http1 {
         }
     }
 
-    /// Sends a request and waits for the answer's head. The answer may come before the request's body is all sent.
-    pub(super) async fn send(&mut self, request: Request<Upload>) -> Result<response::Parts, Lost> {
+    /// Begins a request; it leaves while its answer is waited for.
+    pub(super) fn begin(&mut self, request: Request<Upload>) {
         self.socket.borrow().wire.begin();
         let (mut head, mut upload) = request.into_parts();
-        let mut open = upload.gate_opener();
+        self.gate = upload.gate_opener();
         self.body = Body::Unknown;
         self.sending.begin(&mut head, upload);
-        let answer = poll_fn(|cx| self.poll_answer(&head.method, &mut open, cx)).await;
-        let Answer { head, framing, keeps } = answer.map_err(|broken| self.lost(broken))?;
+        self.method = head.method;
+    }
+
+    /// Sends the request and waits for the answer's head. The answer may come before the request's body is all sent.
+    pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<response::Parts, Lost>> {
+        let Answer { head, framing, keeps } = ready!(self.poll_head(cx)).map_err(|broken| self.lost(broken))?;
         self.keeps = keeps && self.purpose == Purpose::Exchange;
         self.body = match framing {
             Framing::Length(0) => Body::Ended,
@@ -124,23 +133,18 @@ impl Http1 {
         if !self.sending.has_all() {
             self.send_rest();
         }
-        Ok(head)
+        Poll::Ready(Ok(head))
     }
 
     /// The answer's head, while the request is being sent. 1xx answers are passed over, but for the 100 that opens the
     /// request's body.
-    fn poll_answer(
-        &mut self,
-        method: &Method,
-        open: &mut Option<oneshot::Sender<()>>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Answer, Broken>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Broken>> {
         loop {
             let _all = self.sending.poll(cx)?;
-            while let Some(answer) = self.read_head(method)? {
+            while let Some(answer) = self.read_head()? {
                 match answer.head.status {
                     StatusCode::CONTINUE => {
-                        if let Some(open) = open.take() {
+                        if let Some(open) = self.gate.take() {
                             let _gone = open.send(());
                         }
                     }
@@ -157,14 +161,14 @@ impl Http1 {
     }
 
     /// The next head, once all of it has come.
-    fn read_head(&mut self, method: &Method) -> Result<Option<Answer>, Broken> {
+    fn read_head(&mut self) -> Result<Option<Answer>, Broken> {
         let (length, searched) = (self.input.len(), self.searched);
         if length == searched {
             return Ok(None);
         }
         // From a backend that sends it byte by byte it is not parsed byte by byte.
         if (searched == 0 || has_end(&self.input[searched.saturating_sub(3)..]))
-            && let Some(answer) = head::read(&mut self.input, method)?
+            && let Some(answer) = head::read(&mut self.input, &self.method)?
         {
             self.searched = 0;
             return Ok(Some(answer));

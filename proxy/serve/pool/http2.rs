@@ -2,10 +2,11 @@
 //! waits for another's client.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
@@ -140,17 +141,45 @@ impl Drop for Seat {
 /// One stream. h2 resets it (CANCEL) when all that holds a part of it is dropped before its end.
 #[derive(Debug)]
 pub(super) struct Http2 {
-    /// Sends the request's body; both before the seat, so that the stream ends first.
-    pump: Option<Task>,
-    /// The answer's body, once there is an answer.
-    body: Option<Recv>,
+    /// The stream; before the seat, so that it ends first.
+    state: State,
     seat: Seat,
+}
+
+/// Where a stream stands.
+enum State {
+    New,
+    /// The request is on its way, or the answer is.
+    Waiting(Pin<Box<dyn Future<Output = Result<Answer, Lost>>>>),
+    /// The answer's body passes.
+    Answered {
+        body: Recv,
+        /// Sends what is left of the request's body.
+        _pump: Option<Task>,
+    },
+}
+
+/// An answer.
+struct Answer {
+    head: response::Parts,
+    body: Recv,
+    pump: Option<Task>,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            State::New => "New",
+            State::Waiting(_) => "Waiting",
+            State::Answered { .. } => "Answered",
+        })
+    }
 }
 
 impl Http2 {
     /// A stream that is opened by the request it is to carry.
     pub(super) fn new(seat: Seat) -> Http2 {
-        Http2 { pump: None, body: None, seat }
+        Http2 { state: State::New, seat }
     }
 
     /// Its place on the connection.
@@ -158,52 +187,19 @@ impl Http2 {
         &self.seat
     }
 
-    /// Sends a request and waits for the answer's head. 1xx answers are passed over, but for the 100 that the
-    /// request's body may be waiting for.
-    pub(super) async fn send(&mut self, request: Request<Upload>) -> Result<response::Parts, Lost> {
-        let (head, body) = request.into_parts();
-        let again = copy(&head);
-        self.try_send(head, body).await.map_err(|lost| Lost { request: Some(Box::new(again)), ..lost })
+    /// Begins a request; it leaves while its answer is waited for.
+    pub(super) fn begin(&mut self, request: Request<Upload>) {
+        self.state = State::Waiting(Box::pin(exchange(self.seat.0.clone(), request)));
     }
 
-    async fn try_send(&mut self, mut head: request::Parts, mut body: Upload) -> Result<response::Parts, Lost> {
-        let shared = &self.seat.0;
-        let before = shared.wire.written.get();
-        let lost = |error| lost(shared, error, before);
-        headers::to_http2_backend(&mut head)?;
-        let is_head = head.method == Method::HEAD;
-        let mut open = body.gate_opener();
-        let whole = body.is_end_stream();
-        // A sender of its own: two requests through one would wait for each other.
-        let mut sender = shared.sender.borrow().clone();
-        let (mut answer, stream) = sender.send_request(Request::from_parts(head, ()), whole).map_err(lost)?;
-        if !whole {
-            let mut pump = Pump::new(body, stream);
-            self.pump = Some(Task::spawn(async move {
-                // Told elsewhere: a body that breaks off condemns its request, a backend that wants no more of it
-                // answers or resets the stream.
-                let _told = poll_fn(|cx| pump.poll(cx)).await;
-            }));
-        }
-        let response = poll_fn(|cx| {
-            while let Poll::Ready(Some(Ok(interim))) = answer.poll_informational(cx) {
-                if interim.status() == StatusCode::CONTINUE
-                    && let Some(open) = open.take()
-                {
-                    let _gone = open.send(());
-                }
-            }
-            Pin::new(&mut answer).poll(cx)
-        });
-        let (head, mut stream) = response.await.map_err(lost)?.into_parts();
-        if is_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-            // Some end such an answer with an empty frame. The end is waited for: nobody reads a body that cannot be.
-            while let Some(data) = stream.data().await {
-                data.map_err(lost)?;
-            }
-        }
-        self.body = Some(Recv::new(stream, &head.headers));
-        Ok(head)
+    /// Sends the request and waits for the answer's head.
+    pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<response::Parts, Lost>> {
+        let State::Waiting(exchange) = &mut self.state else {
+            return Poll::Ready(Err(Reason::Internal.into()));
+        };
+        let Answer { head, body, pump } = ready!(exchange.as_mut().poll(cx))?;
+        self.state = State::Answered { body, _pump: pump };
+        Poll::Ready(Ok(head))
     }
 
     /// The next frame of the answer's body.
@@ -211,20 +207,71 @@ impl Http2 {
     /// # Errors
     /// [`Reason::BackendTruncated`]: it breaks off.
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let State::Answered { body, .. } = &mut self.state else { return Poll::Ready(None) };
         let broken = |error: h2::Error| Failure { reason: Reason::BackendTruncated, source: Some(error.into()) };
         body.poll_frame(cx).map_err(broken)
     }
 
     /// Whether the answer's body is over.
     pub(super) fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Recv::is_end_stream)
+        matches!(&self.state, State::Answered { body, .. } if body.is_end_stream())
     }
 
     /// How much is to come of the answer's body.
     pub(super) fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or(SizeHint::with_exact(0), Recv::size_hint)
+        match &self.state {
+            State::Answered { body, .. } => body.size_hint(),
+            State::New | State::Waiting(_) => SizeHint::default(),
+        }
     }
+}
+
+/// Sends a request and waits for the answer's head. 1xx answers are passed over, but for the 100 that the request's
+/// body may be waiting for.
+async fn exchange(shared: Rc<Shared>, request: Request<Upload>) -> Result<Answer, Lost> {
+    let (head, body) = request.into_parts();
+    let again = copy(&head);
+    try_exchange(&shared, head, body).await.map_err(|lost| Lost { request: Some(Box::new(again)), ..lost })
+}
+
+async fn try_exchange(shared: &Shared, mut head: request::Parts, mut body: Upload) -> Result<Answer, Lost> {
+    let before = shared.wire.written.get();
+    let lost = |error| lost(shared, error, before);
+    headers::to_http2_backend(&mut head)?;
+    let is_head = head.method == Method::HEAD;
+    let mut open = body.gate_opener();
+    let mut pump = None;
+    let whole = body.is_end_stream();
+    // A sender of its own: two requests through one would wait for each other.
+    let mut sender = shared.sender.borrow().clone();
+    let (mut answer, stream) = sender.send_request(Request::from_parts(head, ()), whole).map_err(lost)?;
+    if !whole {
+        let mut rest = Pump::new(body, stream);
+        pump = Some(Task::spawn(async move {
+            // Told elsewhere: a body that breaks off condemns its request, a backend that wants no more of it
+            // answers or resets the stream.
+            let _told = poll_fn(|cx| rest.poll(cx)).await;
+        }));
+    }
+    let response = poll_fn(|cx| {
+        while let Poll::Ready(Some(Ok(interim))) = answer.poll_informational(cx) {
+            if interim.status() == StatusCode::CONTINUE
+                && let Some(open) = open.take()
+            {
+                let _gone = open.send(());
+            }
+        }
+        Pin::new(&mut answer).poll(cx)
+    });
+    let (head, mut stream) = response.await.map_err(lost)?.into_parts();
+    if is_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        // Some end such an answer with an empty frame. The end is waited for: nobody reads a body that cannot be.
+        while let Some(data) = stream.data().await {
+            data.map_err(lost)?;
+        }
+    }
+    let body = Recv::new(stream, &head.headers);
+    Ok(Answer { head, body, pump })
 }
 
 /// A second copy of a request's head: two allocations, the names and values are shared.

@@ -1,6 +1,7 @@
 //! How is one request exchanged with a backend? Over a link: an HTTP/1.1 connection, or one stream of an HTTP/2
 //! connection that it shares with others. Who has a link need not know which.
 
+use std::future::poll_fn;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 
@@ -91,11 +92,16 @@ impl Link {
     ///
     /// # Errors
     /// Why there is none, and what [`super::super::retry`] wants to know about it.
-    pub async fn send(&mut self, request: Request<Upload>) -> Result<response::Parts, Lost> {
+    pub fn send(&mut self, request: Request<Upload>) -> impl Future<Output = Result<response::Parts, Lost>> + Unpin {
         match &mut self.way {
-            Way::Http1(connection) => connection.send(request).await,
-            Way::Http2(stream) => stream.send(request).await,
+            Way::Http1(connection) => connection.begin(request),
+            Way::Http2(stream) => stream.begin(request),
         }
+        // What is known of the request is kept by the way: whoever waits need not carry it.
+        poll_fn(|cx| match &mut self.way {
+            Way::Http1(connection) => connection.poll_answer(cx),
+            Way::Http2(stream) => stream.poll_answer(cx),
+        })
     }
 
     /// The next frame of the answer's body.

@@ -18,6 +18,11 @@ fn connection() -> (Http1, UnixStream) {
     (Http1::new(io, Purpose::Exchange), theirs)
 }
 
+async fn send(http: &mut Http1, request: Request<Upload>) -> Result<response::Parts, Lost> {
+    http.begin(request);
+    poll_fn(|cx| http.poll_answer(cx)).await
+}
+
 fn get(path: &str) -> Request<Upload> {
     Request::get(path).header("host", "example.com").body(Upload::default()).expect("a request")
 }
@@ -39,7 +44,7 @@ async fn exchange(method: Method, said: &[u8], piece: usize, closes: bool) -> Re
         }
     };
     let hears = async {
-        let head = http.send(request).await.map_err(|lost| lost.failure)?;
+        let head = send(&mut http, request).await.map_err(|lost| lost.failure)?;
         let mut body = Vec::new();
         while let Some(frame) = poll_fn(|cx| http.poll_frame(cx)).await {
             body.extend_from_slice(&frame?.into_data().unwrap_or_default());
@@ -194,7 +199,7 @@ fn a_target_always_has_a_path() {
 async fn a_lost_request_comes_back_with_how_far_it_came() {
     let (mut http, backend) = connection();
     drop(backend);
-    let lost = http.send(get("/again")).await.expect_err("nobody answers");
+    let lost = send(&mut http, get("/again")).await.expect_err("nobody answers");
     assert_eq!((lost.written, lost.read, lost.reset), (0, 0, true));
     assert_eq!(lost.request.expect("the request").uri, "/again");
 
@@ -207,7 +212,7 @@ async fn a_lost_request_comes_back_with_how_far_it_came() {
         drop(backend);
         asked.len() as u64
     };
-    let (asked, lost) = tokio::join!(reads, http.send(get("/")));
+    let (asked, lost) = tokio::join!(reads, send(&mut http, get("/")));
     let lost = lost.expect_err("nobody answers");
     assert_eq!((lost.written, lost.read, lost.reset), (asked, 0, false));
 }
@@ -216,7 +221,7 @@ async fn a_lost_request_comes_back_with_how_far_it_came() {
 async fn frames_tell_how_much_is_left() {
     let (mut http, mut backend) = connection();
     backend.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe").await.expect("a reader");
-    http.send(get("/")).await.expect("an answer");
+    send(&mut http, get("/")).await.expect("an answer");
     assert_eq!((http.is_end_stream(), http.size_hint().exact()), (false, Some(5)));
     let frame = poll_fn(|cx| http.poll_frame(cx)).await.expect("a frame").expect("no failure");
     assert_eq!((frame.into_data().expect("data"), http.size_hint().exact()), (Bytes::from("he"), Some(3)));
