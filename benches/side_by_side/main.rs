@@ -1,38 +1,48 @@
-//! What does a request cost? CPU per request of bgproxy, nginx and HAProxy in front of the same backend, one after
-//! the other in turns, so that whatever else the machine does hurts them alike.
+//! What does a request cost? bgproxy beside nginx, HAProxy and Caddy in front of the same backend, one after the other
+//! in turns, so that whatever else the machine does hurts them alike.
 //!
-//! `cargo bench --bench side_by_side -- --rounds 5 --seconds 10` (or `make bench ARGS="..."`). CPU is what the kernel
-//! charged to the proxy's processes and threads, user and system, divided by the requests (or handshakes) that the load
-//! got answered; requests per second and latency depend on what the load and the backend leave of the cores.
-//! `--load` measures only some loads; `--also PATH` lets another build of bgproxy take part.
+//! `cargo bench --bench side_by_side -- --quick` (or `make bench ARGS="--quick"`); docs/benchmarks.md says the rest.
 #![expect(clippy::print_stdout, reason = "a table for people")]
 
+mod certificate;
 mod load;
+mod metric;
+mod participants;
 mod process;
-mod proxies;
+mod rounds;
+mod row;
+mod rows;
+mod site;
 mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::Parser;
 
-use load::{Load, Loads};
-use process::{Running, machine, need};
-use proxies::{Certificate, Site};
-use table::Row;
+use participants::Participant;
+use process::machine;
+use row::Row;
+use site::Site;
 
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// How often each proxy has its turn, per load
+    /// How often each participant has its turn, per row
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// How long a turn is
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
-    seconds: u32,
-    /// Only this load (may be repeated)
-    #[arg(long, value_enum)]
-    load: Vec<Load>,
+    /// How long a turn is [default: 2, and 1 with --quick]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=600))]
+    seconds: Option<u32>,
+    /// Only this row (may be repeated)
+    #[arg(long, value_name = "ID")]
+    row: Vec<String>,
+    /// Only the few rows that say most
+    #[arg(long)]
+    quick: bool,
+    /// Says which rows there are
+    #[arg(long)]
+    list: bool,
     /// Another build of bgproxy (may be repeated)
     #[arg(long, value_name = "PATH")]
     also: Vec<PathBuf>,
@@ -42,7 +52,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse()) {
+    match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             println!("error: {error:#}");
@@ -51,48 +61,45 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(Arguments { rounds, seconds, load, also, .. }: Arguments) -> anyhow::Result<()> {
-    let chosen: Vec<Load> = Load::ALL.into_iter().filter(|one| load.is_empty() || load.contains(one)).collect();
-    let loads = Loads::new(&chosen)?;
-    let nginx = need("nginx", "nginx-light")?;
-    let dir = tempfile::Builder::new().prefix("bgproxy-bench-").tempdir_in("/tmp")?;
-    let dir = dir.path();
-    let backend = Running::nginx(&nginx, dir, "backend", &proxies::backend_conf(dir)?)?;
-    // An older build may not know of TLS, and needs not where nobody asks for it.
-    let certificate = if chosen.iter().any(|load| load.is_secure()) { Some(Certificate::new(dir)?) } else { None };
-    let site = Site { dir, certificate: certificate.as_ref() };
-
-    let ours = PathBuf::from(env!("CARGO_BIN_EXE_bgproxy"));
-    let mut proxies = Vec::new();
-    for (index, program) in std::iter::once(&ours).chain(&also).enumerate() {
-        proxies.push(proxies::bgproxy(&site, program, index)?);
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let rows = chosen(arguments)?;
+    if arguments.list {
+        for about in rows.iter().map(|row| row.about()) {
+            println!("{:<18} {}{}", about.id, about.title, if about.quick { " (quick)" } else { "" });
+        }
+        return Ok(());
     }
-    proxies.push(proxies::nginx(&site, &nginx)?);
-    match need("haproxy", "haproxy") {
-        Ok(haproxy) => proxies.push(proxies::haproxy(&site, &haproxy)?),
-        Err(missing) => println!("without HAProxy: {missing}"),
-    }
+    let site = Site::new()?;
+    let (everybody, missing) = participants::everybody(&site, &arguments.also);
     println!("{}", machine());
-    println!("backend: nginx, 1 worker, on a unix socket, 200 and a body of 612 bytes");
-    for proxy in &proxies {
-        println!("{}: {}", proxy.name, proxy.essentials);
+    for missing in missing {
+        println!("{missing}");
     }
-    println!("{rounds} rounds of {seconds} s, in turns; medians, and the least and the most of all rounds");
-
-    for load in chosen {
-        let mut rows: Vec<Row> = proxies.iter().map(|proxy| Row::new(&proxy.name)).collect();
-        for proxy in &proxies {
-            loads.turn(load, proxy, 1)?;
-        }
-        for round in 0..rounds as usize {
-            for index in 0..proxies.len() {
-                // Each round begins with another one.
-                let index = (index + round) % proxies.len();
-                rows[index].turns.push(loads.turn(load, &proxies[index], seconds)?);
-            }
-        }
-        print!("\n{}:\n{}", load.essentials(), table::show(load.unit(), &rows));
+    let wanted = everybody.iter().filter(|who| rows.iter().any(|row| row.takes(who)));
+    let participants = wanted.map(|who| who.start(&site)).collect::<anyhow::Result<Vec<Participant>>>()?;
+    for participant in &participants {
+        println!("\n--- {}\n{}", participant.who.name, participant.config.trim_end());
     }
-    drop((proxies, backend));
+    let seconds = arguments.seconds.unwrap_or(if arguments.quick { 1 } else { 2 });
+    println!("\n{} rounds of {seconds} s, in turns; medians, and the least and the most", arguments.rounds);
+    for row in &rows {
+        let outcome = rounds::play(row.as_ref(), &site, &participants, arguments.rounds, seconds)?;
+        print!("{}", table::show(&outcome, &participants));
+    }
     Ok(())
+}
+
+/// The rows that are asked for.
+fn chosen(arguments: &Arguments) -> anyhow::Result<Vec<Box<dyn Row>>> {
+    let all = rows::all();
+    let ids: Vec<&str> = all.iter().map(|row| row.about().id).collect();
+    if let Some(unknown) = arguments.row.iter().find(|id| !ids.contains(&id.as_str())) {
+        bail!("there is no row `{unknown}`; there are {}", ids.join(", "));
+    }
+    let wanted = |row: &Box<dyn Row>| {
+        let about = row.about();
+        let named = arguments.row.is_empty() || arguments.row.iter().any(|id| id == about.id);
+        named && (about.quick || !arguments.quick)
+    };
+    Ok(all.into_iter().filter(wanted).collect())
 }

@@ -14,16 +14,16 @@ use rustix::process::{Pid, Signal, kill_process};
 const USER_HZ: f64 = 100.0;
 
 /// How long a program may take to begin or end, and a server to answer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A program with all its children; dropping it ends them.
-pub(super) struct Running {
+pub(crate) struct Running {
     child: Child,
     log: PathBuf,
 }
 
 impl Running {
-    pub(super) fn start(command: &mut Command, dir: &Path, name: &str) -> anyhow::Result<Running> {
+    pub(crate) fn start(command: &mut Command, dir: &Path, name: &str) -> anyhow::Result<Running> {
         let log = dir.join(format!("{name}.log"));
         let file = fs::File::create(&log)?;
         let child = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn();
@@ -31,7 +31,7 @@ impl Running {
     }
 
     /// nginx with everything it has in `dir/NAME`.
-    pub(super) fn nginx(nginx: &Path, dir: &Path, name: &str, config: &str) -> anyhow::Result<Running> {
+    pub(crate) fn nginx(nginx: &Path, dir: &Path, name: &str, config: &str) -> anyhow::Result<Running> {
         let home = dir.join(name);
         fs::create_dir(&home)?;
         // Started as root its workers would be another user, who cannot enter the directory.
@@ -39,8 +39,8 @@ impl Running {
         let (main, http) = config.split_once('\n').context("a line for the process, the rest for http")?;
         let temp = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|kind| format!("{kind}_temp_path {kind};"));
         let text = format!(
-            "{user} {main} daemon off; pid pid; error_log stderr; worker_rlimit_nofile 4096;\n\
-             events {{ worker_connections 2048; }}\n\
+            "{user} {main} daemon off; pid pid; error_log stderr; worker_rlimit_nofile 65536;\n\
+             events {{ worker_connections 20000; }}\n\
              http {{ access_log off; {} keepalive_requests 1000000; default_type text/html;\n{http} }}\n",
             temp.join(" ")
         );
@@ -49,7 +49,7 @@ impl Running {
         Running::start(Command::new(nginx).args(["-e", "stderr", "-p"]).arg(&home).arg("-c").arg(file), &home, "nginx")
     }
 
-    pub(super) fn wait_for(&mut self, ready: impl Fn() -> bool) -> anyhow::Result<()> {
+    pub(crate) fn wait_for(&mut self, ready: impl Fn() -> bool) -> anyhow::Result<()> {
         let end = Instant::now() + PATIENCE;
         while !ready() {
             let ended = self.child.try_wait()?;
@@ -74,7 +74,7 @@ impl Running {
     }
 
     /// CPU seconds of all of them and all their threads so far.
-    pub(super) fn cpu(&self) -> anyhow::Result<f64> {
+    pub(crate) fn cpu(&self) -> anyhow::Result<f64> {
         let mut ticks = 0;
         for pid in self.pids()? {
             let fields = stat(pid)?;
@@ -85,7 +85,7 @@ impl Running {
     }
 
     /// MiB of memory of their own.
-    pub(super) fn memory(&self) -> anyhow::Result<f64> {
+    pub(crate) fn memory(&self) -> anyhow::Result<f64> {
         let mut kib = 0;
         for pid in self.pids()? {
             let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
@@ -125,7 +125,7 @@ fn pause() {
     std::thread::sleep(Duration::from_millis(10));
 }
 
-pub(super) fn need(program: &str, package: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn need(program: &str, package: &str) -> anyhow::Result<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default();
     let mut places = path.split(':').chain(["/usr/local/sbin", "/usr/sbin", "/sbin"]);
     let found = places.find_map(|dir| Some(Path::new(dir).join(program)).filter(|file| file.is_file()));
@@ -133,13 +133,13 @@ pub(super) fn need(program: &str, package: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// The first line of what a program says about its version.
-pub(super) fn version(program: &Path, flag: &str) -> String {
+pub(crate) fn version(program: &Path, flag: &str) -> String {
     let output = Command::new(program).arg(flag).output();
     let text = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
     String::from_utf8_lossy(&text).lines().next().unwrap_or_default().trim().to_owned()
 }
 
-pub(super) fn machine() -> String {
+pub(crate) fn machine() -> String {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, name)| name);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();

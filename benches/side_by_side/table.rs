@@ -1,56 +1,40 @@
-//! What is printed? Per load a table: medians of all turns, and the least and the most.
+//! What is printed? Per row a table: medians of all turns, the least and the most, and what became of the targets.
 
 use std::fmt::Write as _;
 
-/// One measurement.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Turn {
-    /// CPU microseconds per request.
-    pub(super) cpu: f64,
-    /// Requests per second.
-    pub(super) rate: f64,
-    /// Latency in milliseconds.
-    pub(super) p50: f64,
-    pub(super) p99: f64,
-    /// Memory in MiB when it ended, all processes.
-    pub(super) memory: f64,
-}
+use crate::metric::Metric;
+use crate::participants::Participant;
+use crate::rounds::{Entry, Outcome, Spread};
 
-/// All measurements of one proxy with one load.
-pub(super) struct Row<'p> {
-    name: &'p str,
-    pub(super) turns: Vec<Turn>,
-}
-
-impl<'p> Row<'p> {
-    pub(super) fn new(name: &'p str) -> Row<'p> {
-        Row { name, turns: Vec::new() }
+/// One row's table.
+pub(crate) fn show(outcome: &Outcome, participants: &[Participant]) -> String {
+    let mut metrics: Vec<Metric> = outcome.entries.iter().flat_map(Entry::metrics).collect();
+    metrics.sort();
+    metrics.dedup();
+    let mut lines = vec![vec![String::new()]];
+    lines[0].extend(metrics.iter().map(|metric| metric.label(outcome.about.unit)));
+    for entry in &outcome.entries {
+        let mut line = vec![participants[entry.participant].who.name.clone()];
+        line.extend(
+            metrics.iter().map(|&metric| entry.spread(metric).map_or("-".to_owned(), |spread| cell(&spread, metric))),
+        );
+        lines.push(line);
     }
+    format!("\n{}: {}\n{}\n{}", outcome.about.id, outcome.about.title, outcome.about.what, aligned(&lines))
 }
 
-/// What the rows say, per `unit`; ratios are to nginx.
-pub(super) fn show(unit: &str, proxies: &[Row<'_>]) -> String {
-    let cpu = |proxy: &Row<'_>| Spread::of(proxy, |turn| turn.cpu);
-    let nginx = proxies.iter().find(|proxy| proxy.name.starts_with("nginx")).map(|proxy| cpu(proxy).median);
-    let (each, rate) = (format!("CPU us/{unit}"), format!("{unit}s/s"));
-    let mut rows = vec![["", &each, "to nginx", &rate, "p50 ms", "p99 ms", "memory MiB"].map(str::to_owned).to_vec()];
-    for proxy in proxies {
-        let ratio = nginx.map_or(String::new(), |nginx| format!("{:.2}", cpu(proxy).median / nginx));
-        rows.push(vec![
-            proxy.name.to_owned(),
-            cpu(proxy).show(1),
-            ratio,
-            Spread::of(proxy, |turn| turn.rate).show(0),
-            Spread::of(proxy, |turn| turn.p50).show(2),
-            Spread::of(proxy, |turn| turn.p99).show(2),
-            Spread::of(proxy, |turn| turn.memory).show(1),
-        ]);
-    }
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
+fn cell(Spread { median, least, most }: &Spread, metric: Metric) -> String {
+    let digits = metric.digits();
+    format!("{median:.digits$} ({least:.digits$}-{most:.digits$})")
+}
+
+fn aligned(lines: &[Vec<String>]) -> String {
+    let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column| lines.iter().filter_map(|line| line.get(column)).map(String::len).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
-    for row in &rows {
-        for (cell, width) in row.iter().zip(&widths) {
+    for line in lines {
+        for (cell, width) in line.iter().zip(&widths) {
             // Writing to a String cannot fail.
             let _ = write!(text, "{cell:<width$}  ");
         }
@@ -58,24 +42,4 @@ pub(super) fn show(unit: &str, proxies: &[Row<'_>]) -> String {
         text.push('\n');
     }
     text
-}
-
-struct Spread {
-    median: f64,
-    least: f64,
-    most: f64,
-}
-
-impl Spread {
-    fn of(proxy: &Row<'_>, value: impl Fn(&Turn) -> f64) -> Spread {
-        let mut values: Vec<f64> = proxy.turns.iter().map(value).collect();
-        values.sort_by(f64::total_cmp);
-        let middle = values.len() / 2;
-        let median = if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 };
-        Spread { median, least: values[0], most: values[values.len() - 1] }
-    }
-
-    fn show(&self, digits: usize) -> String {
-        format!("{:.digits$} ({:.digits$}-{:.digits$})", self.median, self.least, self.most)
-    }
 }
