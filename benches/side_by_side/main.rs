@@ -8,12 +8,15 @@ mod certificate;
 mod load;
 mod metric;
 mod participants;
+mod plot;
 mod process;
+mod results;
 mod rounds;
 mod row;
 mod rows;
 mod site;
 mod table;
+mod targets;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,8 +25,10 @@ use anyhow::bail;
 use clap::Parser;
 
 use participants::Participant;
+use participants::ourselves::{self, Part};
 use process::machine;
-use row::Row;
+use results::Results;
+use row::{About, Row};
 use site::Site;
 
 #[derive(Debug, Parser)]
@@ -46,13 +51,26 @@ struct Arguments {
     /// Another build of bgproxy (may be repeated)
     #[arg(long, value_name = "PATH")]
     also: Vec<PathBuf>,
+    /// Writes all that was measured into this file
+    #[arg(long, value_name = "PATH")]
+    json: Option<PathBuf>,
+    /// Writes it into benches/results/NAME.json, and the plots beside it
+    #[arg(long, value_name = "NAME")]
+    save: Option<String>,
+    #[command(subcommand)]
+    part: Option<Part>,
     /// What cargo says to every bench
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    let result = match &arguments.part {
+        Some(part) => ourselves::play(part),
+        None => run(&arguments),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             println!("error: {error:#}");
@@ -70,7 +88,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
     let site = Site::new()?;
-    let (everybody, missing) = participants::everybody(&site, &arguments.also);
+    let (everybody, missing) = participants::everybody(&site, &arguments.also)?;
     println!("{}", machine());
     for missing in missing {
         println!("{missing}");
@@ -80,11 +98,31 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     for participant in &participants {
         println!("\n--- {}\n{}", participant.who.name, participant.config.trim_end());
     }
-    let seconds = arguments.seconds.unwrap_or(if arguments.quick { 1 } else { 2 });
-    println!("\n{} rounds of {seconds} s, in turns; medians, and the least and the most", arguments.rounds);
+    let Arguments { rounds, quick, .. } = *arguments;
+    let seconds = arguments.seconds.unwrap_or(if quick { 1 } else { 2 });
+    println!("\n{rounds} rounds of {seconds} s, in turns; medians, and the least and the most");
+    println!("ratio: to the better of nginx and HAProxy, in the first column");
+    let mut outcomes = Vec::new();
     for row in &rows {
-        let outcome = rounds::play(row.as_ref(), &site, &participants, arguments.rounds, seconds)?;
+        let outcome = rounds::play(row.as_ref(), &site, &participants, rounds, seconds)?;
         print!("{}", table::show(&outcome, &participants));
+        outcomes.push(outcome);
+    }
+    print!("{}", table::summary(&outcomes, &participants));
+    keep(arguments, &Results::new(&outcomes, &participants, rounds, seconds))
+}
+
+/// Writes what is asked for.
+fn keep(arguments: &Arguments, results: &Results) -> anyhow::Result<()> {
+    if let Some(file) = &arguments.json {
+        results.write(file)?;
+    }
+    if let Some(name) = &arguments.save {
+        let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches/results");
+        std::fs::create_dir_all(&dir)?;
+        results.write(&dir.join(format!("{name}.json")))?;
+        plot::write(results, &dir, name)?;
+        println!("\nkept in {}", dir.join(name).display());
     }
     Ok(())
 }
@@ -96,10 +134,9 @@ fn chosen(arguments: &Arguments) -> anyhow::Result<Vec<Box<dyn Row>>> {
     if let Some(unknown) = arguments.row.iter().find(|id| !ids.contains(&id.as_str())) {
         bail!("there is no row `{unknown}`; there are {}", ids.join(", "));
     }
-    let wanted = |row: &Box<dyn Row>| {
-        let about = row.about();
-        let named = arguments.row.is_empty() || arguments.row.iter().any(|id| id == about.id);
-        named && (about.quick || !arguments.quick)
+    let wanted = |about: About| match arguments.row.as_slice() {
+        [] => about.quick || !arguments.quick,
+        named => named.iter().any(|id| id == about.id),
     };
-    Ok(all.into_iter().filter(wanted).collect())
+    Ok(all.into_iter().filter(|row| wanted(row.about())).collect())
 }

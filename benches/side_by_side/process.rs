@@ -39,8 +39,8 @@ impl Running {
         let (main, http) = config.split_once('\n').context("a line for the process, the rest for http")?;
         let temp = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|kind| format!("{kind}_temp_path {kind};"));
         let text = format!(
-            "{user} {main} daemon off; pid pid; error_log stderr; worker_rlimit_nofile 65536;\n\
-             events {{ worker_connections 20000; }}\n\
+            "{user} {main} daemon off; pid pid; error_log stderr; worker_rlimit_nofile 18000;\n\
+             events {{ worker_connections 16000; }}\n\
              http {{ access_log off; {} keepalive_requests 1000000; default_type text/html;\n{http} }}\n",
             temp.join(" ")
         );
@@ -121,7 +121,7 @@ impl Drop for Running {
 
 /// Between two looks at something that will be so soon.
 #[expect(clippy::disallowed_methods, reason = "nothing tells us when a program listens or ends")]
-fn pause() {
+pub(crate) fn pause() {
     std::thread::sleep(Duration::from_millis(10));
 }
 

@@ -60,6 +60,8 @@ fn socket(dir: &Path, color: &str) -> PathBuf {
 }
 
 /// One nginx plays both colors; answers say which one it was. It takes what is uploaded, and throws it away.
+///
+/// `return` alone would answer before it has read the body. What passes it on has read it all; the body stays behind.
 fn backend(dir: &Path) -> anyhow::Result<String> {
     // Not beside the sockets: bgproxy watches their directory, and would be told of every page that nginx opens.
     let pages = dir.join("pages");
@@ -71,15 +73,18 @@ fn backend(dir: &Path) -> anyhow::Result<String> {
     }
     let pages = pages.display();
     let servers = ["blue", "green"].map(|color| {
-        let socket = socket(dir, color);
+        let socket = socket(dir, color).display().to_string();
         format!(
-            "server {{ listen unix:{}; root {pages}; add_header X-Color {color};\n\
-             location = /upload {{ return 200 \"taken\\n\"; }} }}\n",
-            socket.display()
+            "upstream {color} {{ server unix:{socket}; keepalive 512; keepalive_requests 1000000; }}\n\
+             server {{ listen unix:{socket}; root {pages}; add_header X-Color {color};\n\
+             location = /upload {{ proxy_pass http://{color}/taken; proxy_pass_request_body off;\n\
+             proxy_set_header Content-Length \"\"; proxy_set_header Connection \"\"; }}\n\
+             location = /taken {{ return 200 \"taken\\n\"; }} }}\n",
         )
     });
     Ok(format!(
-        "worker_processes 2;\nclient_max_body_size 0; open_file_cache max=100; open_file_cache_valid 1h;\n\
+        "worker_processes 2;\nclient_max_body_size 0; client_body_buffer_size 2m; proxy_http_version 1.1;\n\
+         open_file_cache max=100; open_file_cache_valid 1h;\n\
          keepalive_timeout 1h; sendfile on; tcp_nopush on;\n{}",
         servers.concat()
     ))

@@ -13,7 +13,7 @@ pub(super) fn start(who: &Who, site: &Site) -> anyhow::Result<Participant> {
     // Its standard output is a file.
     let log = if who.setup.log { " log stdout format raw local0\n option httplog\n" } else { "" };
     let config = format!(
-        "global\n nbthread {}\n maxconn 20000\n\
+        "global\n nbthread {}\n maxconn 8000\n\
          defaults\n mode http\n timeout connect 2s\n timeout client 60s\n timeout server 60s\n\
          frontend door\n bind {clear}\n bind {h2c} proto h2\n bind {secure} ssl crt {} alpn h2,http/1.1\n{log}\
          \x20unique-id-format %{{+X}}o%ci%cp%Ts%rt%pid\n unique-id-header X-Request-Id\n\

@@ -1,8 +1,12 @@
 //! Who takes part? bgproxy, its rivals, and what shows how low the cost could be; each as its manual recommends it.
 
+mod alone;
 mod bgproxy;
+mod caddy;
 mod haproxy;
 mod nginx;
+pub(crate) mod ourselves;
+mod relay;
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -11,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use serde::Serialize;
 
 use crate::process::{Running, need, version};
 use crate::site::{HOST, Site};
@@ -26,13 +31,19 @@ pub(crate) struct Who {
 }
 
 /// Which program it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {
     Bgproxy,
     /// Another build of it.
     Other,
     Nginx,
     Haproxy,
+    Caddy,
+    /// hyper and tokio, and nothing of ours.
+    Alone,
+    /// Bytes passed on: the floor.
+    Relay,
 }
 
 /// How it is configured where that is not the same in all rows.
@@ -67,21 +78,22 @@ pub(crate) struct Participant {
 }
 
 /// Everybody whose program is there, and what is missing.
-pub(crate) fn everybody(site: &Site, also: &[PathBuf]) -> (Vec<Who>, Vec<String>) {
-    let ours = PathBuf::from(env!("CARGO_BIN_EXE_bgproxy"));
-    let mut all = vec![Who::new(Kind::Bgproxy, ours)];
+pub(crate) fn everybody(site: &Site, also: &[PathBuf]) -> anyhow::Result<(Vec<Who>, Vec<String>)> {
+    let mut all = vec![Who::new(Kind::Bgproxy, PathBuf::from(env!("CARGO_BIN_EXE_bgproxy")))];
     all.extend(also.iter().map(|program| Who::new(Kind::Other, program.clone())));
     all.push(Who::new(Kind::Nginx, site.nginx.clone()));
     let mut missing = Vec::new();
-    for (kind, program) in [(Kind::Haproxy, "haproxy")] {
+    for (kind, program) in [(Kind::Haproxy, "haproxy"), (Kind::Caddy, "caddy")] {
         match need(program, program) {
             Ok(program) => all.push(Who::new(kind, program)),
-            Err(error) => missing.push(format!("without {program}: {error}")),
+            Err(error) => missing.push(format!("without {program}: {error:#}")),
         }
     }
-    let logging: Vec<Who> = all.iter().filter(|who| who.kind.is_logging()).map(Who::with_log).collect();
+    let ourselves = std::env::current_exe()?;
+    all.extend([Kind::Alone, Kind::Relay].map(|kind| Who::new(kind, ourselves.clone())));
+    let logging: Vec<Who> = all.iter().filter(|who| who.kind.is_whole()).map(Who::with_log).collect();
     all.extend(logging);
-    (all, missing)
+    Ok((all, missing))
 }
 
 impl Kind {
@@ -90,13 +102,9 @@ impl Kind {
         matches!(self, Kind::Nginx | Kind::Haproxy)
     }
 
-    /// Whether it has TLS and HTTP/2.
-    pub(crate) fn has_tls(self) -> bool {
-        true
-    }
-
-    fn is_logging(self) -> bool {
-        self != Kind::Other
+    /// Whether it is a whole proxy: with TLS, HTTP/2, an access log.
+    pub(crate) fn is_whole(self) -> bool {
+        !matches!(self, Kind::Alone | Kind::Relay)
     }
 }
 
@@ -110,6 +118,9 @@ impl Who {
                 let version = version(&program, "-v").replace("HAProxy version", "HAProxy");
                 version.split(['-', '+']).next().unwrap_or_default().to_owned()
             }
+            Kind::Caddy => format!("Caddy {}", version(&program, "version")),
+            Kind::Alone => "hyper alone".to_owned(),
+            Kind::Relay => "relay of bytes".to_owned(),
         };
         Who { kind, name, program, setup: Setup::default() }
     }
@@ -125,6 +136,9 @@ impl Who {
             Kind::Bgproxy | Kind::Other => bgproxy::start(self, site),
             Kind::Nginx => nginx::start(self, site),
             Kind::Haproxy => haproxy::start(self, site),
+            Kind::Caddy => caddy::start(self, site),
+            Kind::Alone => ourselves::start(self, site, "alone"),
+            Kind::Relay => ourselves::start(self, site, "relay"),
         };
         let mut participant = started.with_context(|| format!("cannot start {}", self.name))?;
         let clear = participant.clear;

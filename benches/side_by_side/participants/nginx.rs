@@ -1,4 +1,6 @@
 //! How is nginx configured? As its manual recommends it: reuseport, kept connections to the backend.
+//!
+//! Without `proxy_request_buffering off` it would write uploads to a disk before it sends them on, which costs it more.
 
 use super::{Participant, Who, free_address};
 use crate::process::Running;
@@ -15,7 +17,7 @@ pub(super) fn start(who: &Who, site: &Site) -> anyhow::Result<Participant> {
          server_name {HOST}; {log}\n\
          ssl_certificate {cert}; ssl_certificate_key {key}; ssl_protocols TLSv1.2 TLSv1.3;\n\
          ssl_session_cache shared:SSL:10m; ssl_session_timeout 10m;\n\
-         client_max_body_size 100m;\n\
+         client_max_body_size 100m; proxy_request_buffering off;\n\
          location / {{ proxy_pass http://blue; proxy_http_version 1.1; proxy_set_header Connection \"\";\n\
          proxy_set_header Host $http_host; proxy_set_header X-Real-IP $remote_addr;\n\
          proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto $scheme;\n\
