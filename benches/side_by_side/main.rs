@@ -5,6 +5,8 @@
 #![expect(clippy::print_stdout, reason = "a table for people")]
 
 mod certificate;
+mod echo;
+mod levers;
 mod load;
 mod metric;
 mod participants;
@@ -26,7 +28,7 @@ use clap::Parser;
 
 use participants::Participant;
 use participants::ourselves::{self, Part};
-use process::machine;
+use process::{machine, open_many_files};
 use results::Results;
 use row::{About, Row};
 use site::Site;
@@ -59,6 +61,9 @@ struct Arguments {
     save: Option<String>,
     #[command(subcommand)]
     part: Option<Part>,
+    /// Is the backend of websockets on this socket, and nothing else
+    #[arg(long, value_name = "SOCKET", hide = true)]
+    echo: Option<PathBuf>,
     /// What cargo says to every bench
     #[arg(long, hide = true)]
     bench: bool,
@@ -80,6 +85,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    if let Some(socket) = &arguments.echo {
+        return echo::serve(socket);
+    }
     let rows = chosen(arguments)?;
     if arguments.list {
         for about in rows.iter().map(|row| row.about()) {
@@ -87,6 +95,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         }
         return Ok(());
     }
+    open_many_files()?;
     let site = Site::new()?;
     let (everybody, missing) = participants::everybody(&site, &arguments.also)?;
     println!("{}", machine());

@@ -15,16 +15,28 @@ pub(crate) enum Metric {
     P99,
     P999,
     Max,
-    /// What one operation takes, in milliseconds: a start, a reload, a switch.
+    /// What a switch takes to be seen, in milliseconds: the median of many, and the slowest.
     Took,
-    /// Percentile of latency while something happens, divided by that of a quiet run.
+    Slowest,
+    /// p99 of latency while something happens, divided by that of a quiet run; and p99.9.
     Slowdown,
-    /// MiB of memory of all processes.
-    Memory,
+    Slowdown999,
+    /// Switches of which nothing was seen before the next one.
+    Unseen,
+    /// Requests served by a color that was no longer to serve any.
+    Stale,
+    /// Milliseconds from the beginning of the process to its first answer.
+    Start,
+    /// Milliseconds from a new configuration to its effect.
+    Reload,
     /// KiB of memory for one more connection.
     Each,
+    /// MiB of memory of all processes.
+    Memory,
     /// Units that failed.
     Failed,
+    /// Units per second that were asked for: a schedule, not a result.
+    Asked,
 }
 
 impl Metric {
@@ -38,10 +50,17 @@ impl Metric {
             Metric::P999 => "p99.9 ms".to_owned(),
             Metric::Max => "max ms".to_owned(),
             Metric::Took => "took ms".to_owned(),
+            Metric::Slowest => "slowest ms".to_owned(),
             Metric::Slowdown => "p99 / quiet".to_owned(),
+            Metric::Slowdown999 => "p99.9 / quiet".to_owned(),
+            Metric::Unseen => "unseen".to_owned(),
+            Metric::Stale => "stale".to_owned(),
+            Metric::Start => "start ms".to_owned(),
+            Metric::Reload => "reload ms".to_owned(),
             Metric::Memory => "memory MiB".to_owned(),
             Metric::Each => format!("KiB/{unit}"),
             Metric::Failed => "failed".to_owned(),
+            Metric::Asked => "asked for/s".to_owned(),
         }
     }
 
@@ -52,9 +71,10 @@ impl Metric {
     /// Digits after the point that mean something.
     pub(crate) fn digits(self) -> usize {
         match self {
-            Metric::Cpu | Metric::Memory | Metric::Took => 1,
-            Metric::Rate | Metric::Failed => 0,
-            Metric::P50 | Metric::P99 | Metric::P999 | Metric::Max | Metric::Slowdown | Metric::Each => 2,
+            Metric::Cpu | Metric::Memory | Metric::Took | Metric::Slowest | Metric::Start | Metric::Reload => 1,
+            Metric::Rate | Metric::Asked | Metric::Failed | Metric::Unseen | Metric::Stale => 0,
+            Metric::P50 | Metric::P99 | Metric::P999 | Metric::Max | Metric::Each => 2,
+            Metric::Slowdown | Metric::Slowdown999 => 2,
         }
     }
 }

@@ -8,26 +8,37 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
 /// Ticks per second of the times in `/proc/PID/stat`: 100 on every Linux that Rust runs on, whatever its own clock.
 const USER_HZ: f64 = 100.0;
 
-/// How long a program may take to begin or end, and a server to answer.
+/// How long a program may take to end, and a server to answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long it may take until one answers that has ten thousand services to begin with.
+const BEGINNING: Duration = Duration::from_secs(120);
+
+/// How many lines of a log say why something does not begin.
+const LAST_WORDS: usize = 10;
 
 /// A program with all its children; dropping it ends them.
 pub(crate) struct Running {
     child: Child,
     log: PathBuf,
+    begun: Instant,
+    /// From its beginning until it was ready.
+    pub(crate) took: Duration,
 }
 
 impl Running {
     pub(crate) fn start(command: &mut Command, dir: &Path, name: &str) -> anyhow::Result<Running> {
         let log = dir.join(format!("{name}.log"));
         let file = fs::File::create(&log)?;
+        let begun = Instant::now();
         let child = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn();
-        Ok(Running { child: child.with_context(|| format!("cannot start {name}"))?, log })
+        let child = child.with_context(|| format!("cannot start {name}"))?;
+        Ok(Running { child, log, begun, took: Duration::ZERO })
     }
 
     /// nginx with everything it has in `dir/NAME`.
@@ -50,15 +61,23 @@ impl Running {
     }
 
     pub(crate) fn wait_for(&mut self, ready: impl Fn() -> bool) -> anyhow::Result<()> {
-        let end = Instant::now() + PATIENCE;
+        let end = self.begun + BEGINNING;
         while !ready() {
             let ended = self.child.try_wait()?;
             if ended.is_some() || Instant::now() > end {
-                bail!("{}", fs::read_to_string(&self.log).unwrap_or_default());
+                let log = fs::read_to_string(&self.log).unwrap_or_default();
+                let lines: Vec<&str> = log.lines().rev().take(LAST_WORDS).collect();
+                bail!("after {:.0?}: {}", self.begun.elapsed(), lines.into_iter().rev().collect::<Vec<_>>().join("\n"));
             }
-            pause();
+            pause_briefly();
         }
+        self.took = self.begun.elapsed();
         Ok(())
+    }
+
+    /// Tells the process, not its children.
+    pub(crate) fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), signal)?)
     }
 
     /// The process and its children.
@@ -73,26 +92,38 @@ impl Running {
         Ok(pids)
     }
 
+    /// What `look` finds of each.
+    fn each<T>(&self, look: impl Fn(u32) -> anyhow::Result<T>) -> anyhow::Result<Vec<T>> {
+        let mut found = Vec::new();
+        for pid in self.pids()? {
+            match look(pid) {
+                Ok(one) => found.push(one),
+                // A child may have ended since: after a reload.
+                Err(_) if pid != self.child.id() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
     /// CPU seconds of all of them and all their threads so far.
     pub(crate) fn cpu(&self) -> anyhow::Result<f64> {
-        let mut ticks = 0;
-        for pid in self.pids()? {
+        let ticks = self.each(|pid| {
             let fields = stat(pid)?;
             // utime and stime: fields 14 and 15 of proc(5), of which the first two are left out.
-            ticks += fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-        }
-        Ok(ticks as f64 / USER_HZ)
+            Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
+        })?;
+        Ok(ticks.into_iter().sum::<u64>() as f64 / USER_HZ)
     }
 
     /// MiB of memory of their own.
     pub(crate) fn memory(&self) -> anyhow::Result<f64> {
-        let mut kib = 0;
-        for pid in self.pids()? {
+        let kib = self.each(|pid| {
             let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
             let lines = text.lines().filter_map(|line| line.strip_prefix("Pss:"));
-            kib += lines.filter_map(|line| line.split_whitespace().next()?.parse::<u64>().ok()).sum::<u64>();
-        }
-        Ok(kib as f64 / 1024.0)
+            Ok(lines.filter_map(|line| line.split_whitespace().next()?.parse::<u64>().ok()).sum::<u64>())
+        })?;
+        Ok(kib.into_iter().sum::<u64>() as f64 / 1024.0)
     }
 }
 
@@ -119,10 +150,28 @@ impl Drop for Running {
     }
 }
 
+/// Lets this process, and those that it starts, open as many files as the system allows.
+pub(crate) fn open_many_files() -> anyhow::Result<()> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).context("cannot raise the limit of open files")
+}
+
 /// Between two looks at something that will be so soon.
 #[expect(clippy::disallowed_methods, reason = "nothing tells us when a program listens or ends")]
 pub(crate) fn pause() {
     std::thread::sleep(Duration::from_millis(10));
+}
+
+/// The same where a millisecond counts.
+#[expect(clippy::disallowed_methods, reason = "nothing tells us when a program listens")]
+pub(crate) fn pause_briefly() {
+    std::thread::sleep(Duration::from_micros(200));
+}
+
+/// Where time itself is what is waited for.
+#[expect(clippy::disallowed_methods, reason = "there is no condition but the time")]
+pub(crate) fn rest_until(when: Instant) {
+    std::thread::sleep(when.saturating_duration_since(Instant::now()));
 }
 
 pub(crate) fn need(program: &str, package: &str) -> anyhow::Result<PathBuf> {

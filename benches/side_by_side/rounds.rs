@@ -1,5 +1,7 @@
 //! In what order? Everybody has a turn before anybody has the next one, and each round begins with another one.
 
+use anyhow::Context;
+
 use crate::metric::{Metric, Turn};
 use crate::participants::Participant;
 use crate::row::{About, Row};
@@ -37,17 +39,23 @@ pub(crate) fn play(
     let takes = |index: &usize| row.takes(&participants[*index].who);
     let mut entries: Vec<Entry> =
         (0..participants.len()).filter(takes).map(|participant| Entry { participant, turns: Vec::new() }).collect();
-    for entry in &entries {
-        row.turn(site, &participants[entry.participant], 1)?;
+    let rounds = if row.is_once() { 1 } else { rounds };
+    for entry in entries.iter().filter(|_| !row.is_once()) {
+        turn(row, site, &participants[entry.participant], 1)?;
     }
     let number = entries.len();
     for round in 0..rounds as usize {
         for index in 0..number {
             let entry = &mut entries[(index + round) % number];
-            entry.turns.push(row.turn(site, &participants[entry.participant], seconds)?);
+            entry.turns.push(turn(row, site, &participants[entry.participant], seconds)?);
         }
     }
     Ok(Outcome { about: row.about(), entries })
+}
+
+fn turn(row: &dyn Row, site: &Site, participant: &Participant, seconds: u32) -> anyhow::Result<Turn> {
+    let turn = row.turn(site, participant, seconds);
+    turn.with_context(|| format!("row {}, {}", row.about().id, participant.who.name))
 }
 
 impl Entry {

@@ -15,6 +15,11 @@ pub(crate) trait Row {
         !who.setup.log
     }
 
+    /// Whether a single turn is enough: one that takes long, and begins with a participant started for it.
+    fn is_once(&self) -> bool {
+        false
+    }
+
     /// One measurement, of about so many seconds. A row that must not see what earlier rows have left behind (memory)
     /// or that wants another configuration starts one of its own with `participant.who`.
     fn turn(&self, site: &Site, participant: &Participant, seconds: u32) -> anyhow::Result<Turn>;

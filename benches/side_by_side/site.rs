@@ -13,6 +13,11 @@ use crate::process::{Running, need};
 /// The host that the service has; requests say it.
 pub(crate) const HOST: &str = "bench.test";
 
+/// The host of another service; the first one has [`HOST`].
+pub(crate) fn host(service: u32) -> String {
+    if service == 0 { HOST.to_owned() } else { format!("s{service}.{HOST}") }
+}
+
 /// The files that the backend has, and how long they are.
 pub(crate) const PAGES: [(&str, usize); 3] = [("", 612), ("16k", 16 << 10), ("1m", 1 << 20)];
 

@@ -1,7 +1,12 @@
 //! What makes the loads? wrk, h2load, and a client of our own for handshakes.
 
+pub(crate) mod address;
+pub(crate) mod generator;
 pub(crate) mod h2load;
 pub(crate) mod handshakes;
+pub(crate) mod http2;
+pub(crate) mod outcome;
+pub(crate) mod talk;
 pub(crate) mod wrk;
 
 use anyhow::Context;

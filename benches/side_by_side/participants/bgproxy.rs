@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::{Participant, Who, free_address};
 use crate::process::Running;
-use crate::site::{HOST, Site};
+use crate::site::{HOST, Site, host};
 
 pub(super) fn start(who: &Who, site: &Site) -> anyhow::Result<Participant> {
     let (clear, secure, admin) = (free_address()?, free_address()?, free_address()?);
@@ -13,17 +13,28 @@ pub(super) fn start(who: &Who, site: &Site) -> anyhow::Result<Participant> {
     fs::create_dir(home.join("state"))?;
     let (here, cert, key) = (home.display(), &site.certificate.cert, &site.certificate.key);
     let access = if who.setup.log { home.join("access.log").display().to_string() } else { "off".to_owned() };
-    let config = format!(
+    let mut config = format!(
         "workers = {}\nadmin.address = \"{admin}\"\ncontrol.socket = \"{here}/control.sock\"\n\
          state.dir = \"{here}/state\"\nlog.access = {access:?}\n\
          [[listen]]\naddress = \"{clear}\"\n[[listen]]\naddress = \"{secure}\"\ntls = true\n\
-         [[certificate]]\ncert = {cert:?}\nkey = {key:?}\n\
-         [service.bench]\nhosts = [\"{HOST}\"]\n\
-         [service.bench.backends]\nblue = {:?}\ngreen = {:?}\n",
+         [[certificate]]\ncert = {cert:?}\nkey = {key:?}\n",
         who.setup.workers,
-        site.socket("blue"),
-        site.socket("green"),
     );
+    let (blue, green) = (site.socket("blue"), site.socket("green"));
+    for service in 0..who.setup.services {
+        let name = if service == 0 { "bench".to_owned() } else { format!("s{service}") };
+        config += &format!(
+            "[service.{name}]\nhosts = [{:?}]\n[service.{name}.backends]\nblue = {blue:?}\ngreen = {green:?}\n",
+            host(service)
+        );
+        if who.setup.changing {
+            // The others do not probe at all.
+            config += &format!("[service.{name}.ready]\npasses = 1\n");
+        }
+    }
+    if let Some(echo) = &who.setup.echo {
+        config += &format!("[service.echo]\nhosts = [\"{HOST}\"]\npaths = [\"/echo\"]\nbackends.blue = {echo:?}\n");
+    }
     let file = home.join("bgproxy.toml");
     fs::write(&file, &config)?;
     let process = Running::start(Command::new(&who.program).arg("-c").arg(file), &home, "bgproxy")?;

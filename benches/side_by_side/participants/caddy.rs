@@ -12,8 +12,10 @@ pub(super) fn start(who: &Who, site: &Site) -> anyhow::Result<Participant> {
     let home = site.home("caddy")?;
     let here = home.display();
     let log = if who.setup.log { format!("log {{\noutput file {here}/access.log\n}}\n") } else { String::new() };
+    let echo = who.setup.echo.as_ref().map(|echo| format!("reverse_proxy /echo unix/{}\n", echo.display()));
+    let echo = echo.unwrap_or_default();
     let serve = format!(
-        "bind 127.0.0.1\n{log}request_header X-Request-Id {{http.request.uuid}}\n\
+        "bind 127.0.0.1\n{log}{echo}request_header X-Request-Id {{http.request.uuid}}\n\
          reverse_proxy unix/{} {{\nheader_up X-Real-IP {{remote_host}}\n\
          transport http {{\nkeepalive_idle_conns_per_host 512\n}}\n}}\n",
         site.socket("blue").display()

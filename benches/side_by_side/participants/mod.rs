@@ -52,12 +52,18 @@ pub(crate) struct Setup {
     pub(crate) workers: u32,
     /// Whether it writes an access log, to a file.
     pub(crate) log: bool,
+    /// How many services there are, all with the same sockets.
+    pub(crate) services: u32,
+    /// The socket of a backend that takes websockets, at `/echo`.
+    pub(crate) echo: Option<PathBuf>,
+    /// Whether it is to be switched or reloaded while it runs, and has what that takes.
+    pub(crate) changing: bool,
 }
 
 /// The usual one.
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { workers: 2, log: false }
+        Setup { workers: 2, log: false, services: 1, echo: None, changing: false }
     }
 }
 
@@ -106,6 +112,11 @@ impl Kind {
     pub(crate) fn is_whole(self) -> bool {
         !matches!(self, Kind::Alone | Kind::Relay)
     }
+
+    /// Whether it lets people say how many workers or threads it has, and how many services.
+    pub(crate) fn has_workers(self) -> bool {
+        matches!(self, Kind::Bgproxy | Kind::Other | Kind::Nginx | Kind::Haproxy)
+    }
 }
 
 impl Who {
@@ -123,6 +134,11 @@ impl Who {
             Kind::Relay => "relay of bytes".to_owned(),
         };
         Who { kind, name, program, setup: Setup::default() }
+    }
+
+    /// The same program, set up otherwise.
+    pub(crate) fn with(&self, setup: Setup) -> Who {
+        Who { setup, ..self.clone() }
     }
 
     fn with_log(&self) -> Who {

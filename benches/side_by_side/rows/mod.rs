@@ -1,8 +1,15 @@
 //! Which rows are there?
 
 mod clear;
+mod idle;
+mod latency;
 mod memory;
 mod secure;
+mod services;
+mod starting;
+mod switching;
+mod websocket;
+mod workers;
 
 use crate::row::Row;
 
@@ -10,6 +17,13 @@ use crate::row::Row;
 pub(crate) fn all() -> Vec<Box<dyn Row>> {
     let mut all = clear::all();
     all.extend(secure::all());
+    all.extend(latency::all());
+    all.extend(websocket::all());
     all.push(Box::new(memory::Busy));
+    all.extend(idle::all());
+    all.extend(switching::all());
+    all.extend(services::all());
+    all.extend(starting::all());
+    all.extend(workers::all());
     all
 }
