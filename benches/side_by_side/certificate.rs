@@ -26,7 +26,9 @@ impl Certificate {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority = CertifiedIssuer::self_signed(params, key()?)?;
         let server = key()?;
-        let cert = CertificateParams::new(vec![HOST.to_owned()])?.signed_by(&server, &authority)?.pem();
+        let cert = CertificateParams::new(vec![HOST.to_owned(), "localhost".to_owned()])?
+            .signed_by(&server, &authority)?
+            .pem();
         let server = server.serialize_pem();
         let certificate = Certificate {
             cert: dir.join("cert.pem"),

@@ -15,7 +15,7 @@ pub(super) fn start(who: &Who, site: &Site) -> anyhow::Result<Participant> {
     let access = if who.setup.log { home.join("access.log").display().to_string() } else { "off".to_owned() };
     let mut config = format!(
         "workers = {}\nadmin.address = \"{admin}\"\ncontrol.socket = \"{here}/control.sock\"\n\
-         state.dir = \"{here}/state\"\nlog.access = {access:?}\n\
+         state.dir = \"{here}/state\"\nlog.access = {access:?}\nlimits.connections = 8000\n\
          [[listen]]\naddress = \"{clear}\"\n[[listen]]\naddress = \"{secure}\"\ntls = true\n\
          [[certificate]]\ncert = {cert:?}\nkey = {key:?}\n",
         who.setup.workers,

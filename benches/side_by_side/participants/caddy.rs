@@ -23,8 +23,9 @@ pub(super) fn start(who: &Who, site: &Site) -> anyhow::Result<Participant> {
     let config = format!(
         "{{\nadmin unix/{here}/admin.sock\nauto_https off\ndefault_sni {HOST}\nservers {{\nprotocols h1 h2 h2c\n}}\n}}\n\
          http://{HOST}:{} {{\n{serve}}}\n\
-         https://{HOST}:{} {{\ntls {} {}\n{serve}}}\n",
+         https://{HOST}:{}, https://localhost:{} {{\ntls {} {}\n{serve}}}\n",
         clear.port(),
+        secure.port(),
         secure.port(),
         site.certificate.cert.display(),
         site.certificate.key.display(),
