@@ -20,8 +20,9 @@ pub(super) fn start(who: &Who, site: &Site) -> anyhow::Result<Participant> {
          transport http {{\nkeepalive_idle_conns_per_host 512\n}}\n}}\n",
         site.socket("blue").display()
     );
+    // It has an authority of its own for `localhost`, and would have all of this host trust it.
     let config = format!(
-        "{{\nadmin unix/{here}/admin.sock\nauto_https off\ndefault_sni {HOST}\nservers {{\nprotocols h1 h2 h2c\n}}\n}}\n\
+        "{{\nadmin unix/{here}/admin.sock\nauto_https off\nskip_install_trust\ndefault_sni {HOST}\nservers {{\nprotocols h1 h2 h2c\n}}\n}}\n\
          http://{HOST}:{} {{\n{serve}}}\n\
          https://{HOST}:{}, https://localhost:{} {{\ntls {} {}\n{serve}}}\n",
         clear.port(),
