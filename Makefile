@@ -6,7 +6,8 @@ demo: ; cargo run --release -- demo
 # Installs what the tests need (Debian packages, once), then runs them all.
 test: ; tests/install && cargo test
 
-# CPU per request and per TLS handshake beside nginx and HAProxy; `make bench ARGS="--rounds 5 --seconds 10"`.
+# bgproxy beside nginx, HAProxy and Caddy, within 20 minutes; `make bench ARGS="--quick"` is within 3. What it measures
+# and how to read it: docs/benchmarks.md.
 bench: ; cargo bench --bench side_by_side -- $(ARGS)
 
 # Formatting, clippy and the documentation, warnings denied.

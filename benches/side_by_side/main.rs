@@ -110,7 +110,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let Arguments { rounds, quick, .. } = *arguments;
     let seconds = arguments.seconds.unwrap_or(if quick { 1 } else { 2 });
     println!("\n{rounds} rounds of {seconds} s, in turns; medians, and the least and the most");
-    println!("ratio: to the better of nginx and HAProxy, in the first column");
+    println!("ratio: to the better of nginx and HAProxy, of the column before it");
     let mut outcomes = Vec::new();
     for row in &rows {
         let outcome = rounds::play(row.as_ref(), &site, &participants, rounds, seconds)?;

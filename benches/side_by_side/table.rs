@@ -14,12 +14,15 @@ pub(crate) fn show(outcome: &Outcome, participants: &[Participant]) -> String {
     let mut metrics: Vec<Metric> = outcome.entries.iter().flat_map(Entry::metrics).collect();
     metrics.sort();
     metrics.dedup();
-    // The first column says most; next to it is how it compares.
-    let best = metrics.first().and_then(|first| better(*first, outcome, participants)?.spread(*first));
+    // What the first target is about says most, or else the first column; next to it is how it compares.
+    let chief = outcome.about.targets.first().map(|target| target.metric).filter(|metric| metrics.contains(metric));
+    let chief = chief.or(metrics.first().copied());
+    let best = chief.and_then(|chief| better(chief, outcome, participants)?.spread(chief));
+    let place = 2 + metrics.iter().position(|metric| Some(*metric) == chief).unwrap_or_default();
     let mut head = vec![String::new()];
     head.extend(metrics.iter().map(|metric| metric.label(outcome.about.unit)));
     if best.is_some() {
-        head.insert(2, "ratio".to_owned());
+        head.insert(place, "ratio".to_owned());
     }
     let mut lines = vec![head];
     for entry in &outcome.entries {
@@ -27,8 +30,9 @@ pub(crate) fn show(outcome: &Outcome, participants: &[Participant]) -> String {
         let cells = metrics.iter().map(|&metric| (entry.spread(metric), metric));
         line.extend(cells.map(|(spread, metric)| spread.map_or("-".to_owned(), |spread| cell(&spread, metric))));
         if let Some(best) = best {
-            let ours = metrics.first().and_then(|first| entry.spread(*first));
-            line.insert(2, ours.map_or("-".to_owned(), |ours| format!("{:.2}", ours.median / best.median)));
+            let ours = chief.and_then(|chief| entry.spread(chief));
+            let ratio = ours.map(|ours| ours.median / best.median).filter(|ratio| ratio.is_finite());
+            line.insert(place, ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}")));
         }
         lines.push(line);
     }

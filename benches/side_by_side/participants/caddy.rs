@@ -22,9 +22,11 @@ pub(super) fn start(who: &Who, site: &Site) -> anyhow::Result<Participant> {
     );
     // It has an authority of its own for `localhost`, and would have all of this host trust it.
     let config = format!(
-        "{{\nadmin unix/{here}/admin.sock\nauto_https off\nskip_install_trust\ndefault_sni {HOST}\nservers {{\nprotocols h1 h2 h2c\n}}\n}}\n\
+        "# with GOMAXPROCS={}\n{{\nadmin unix/{here}/admin.sock\nauto_https off\nskip_install_trust\n\
+         default_sni {HOST}\nservers {{\nprotocols h1 h2 h2c\n}}\n}}\n\
          http://{HOST}:{} {{\n{serve}}}\n\
          https://{HOST}:{}, https://localhost:{} {{\ntls {} {}\n{serve}}}\n",
+        who.setup.workers,
         clear.port(),
         secure.port(),
         secure.port(),
