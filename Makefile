@@ -1,4 +1,4 @@
-.PHONY: demo test bench lint
+.PHONY: demo test bench cost lint
 
 # Two embedded backends behind a door on 127.0.0.1:8080, the status page on 127.0.0.1:9180.
 demo: ; cargo run --release -- demo
@@ -9,6 +9,9 @@ test: ; tests/install && cargo test
 # bgproxy beside nginx, HAProxy and Caddy, within 20 minutes; `make bench ARGS="--quick"` is within 3. What it measures
 # and how to read it: docs/benchmarks.md.
 bench: ; cargo bench --bench side_by_side -- $(ARGS)
+
+# Instructions, allocations and system calls per request beside those committed; `make cost ARGS=--accept` writes these.
+cost: ; tests/install && cargo bench --bench cost -- $(ARGS)
 
 # Formatting, clippy and the documentation, warnings denied.
 lint: ; cargo fmt --all --check && cargo clippy --workspace --all-targets -- -D warnings && RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
