@@ -1,4 +1,4 @@
-.PHONY: demo test bench cost lint
+.PHONY: demo test bench cost pgo lint
 
 # Two embedded backends behind a door on 127.0.0.1:8080, the status page on 127.0.0.1:9180.
 demo: ; cargo run --release -- demo
@@ -12,6 +12,9 @@ bench: ; cargo bench --bench side_by_side -- $(ARGS)
 
 # Instructions, allocations and system calls per request beside those committed; `make cost ARGS=--accept` writes these.
 cost: ; tests/install && cargo bench --bench cost -- $(ARGS)
+
+# Both binaries, built guided by a profile of everyday load, into target/pgo/release/.
+pgo: ; tests/install && benches/pgo
 
 # Formatting, clippy and the documentation, warnings denied.
 lint: ; cargo fmt --all --check && cargo clippy --workspace --all-targets -- -D warnings && RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
