@@ -8,7 +8,8 @@ test: ; tests/install && cargo test
 
 # bgproxy beside nginx, HAProxy and Caddy, within 20 minutes; `make bench ARGS="--quick"` is within 3. What it measures
 # and how to read it: docs/benchmarks.md.
-bench: ; cargo bench --bench side_by_side -- $(ARGS)
+bench: ; cargo build --release && cp target/release/bgproxy target/bgproxy-measured && \
+	cargo bench --bench side_by_side -- --door target/bgproxy-measured $(ARGS)
 
 # Instructions, allocations and system calls per request beside those committed; `make cost ARGS=--accept` writes these.
 cost: ; tests/install && cargo bench --bench cost -- $(ARGS)

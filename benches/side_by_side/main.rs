@@ -50,6 +50,9 @@ struct Arguments {
     /// Says which rows there are
     #[arg(long)]
     list: bool,
+    /// The bgproxy that is measured; cargo's own for a bench has features that only tests need
+    #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_bgproxy"))]
+    door: PathBuf,
     /// Another build of bgproxy (may be repeated)
     #[arg(long, value_name = "PATH")]
     also: Vec<PathBuf>,
@@ -97,7 +100,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     open_many_files()?;
     let site = Site::new()?;
-    let (everybody, missing) = participants::everybody(&site, &arguments.also)?;
+    let (everybody, missing) = participants::everybody(&site, &arguments.door, &arguments.also)?;
     println!("{}", machine());
     for missing in missing {
         println!("{missing}");

@@ -84,8 +84,8 @@ pub(crate) struct Participant {
 }
 
 /// Everybody whose program is there, and what is missing.
-pub(crate) fn everybody(site: &Site, also: &[PathBuf]) -> anyhow::Result<(Vec<Who>, Vec<String>)> {
-    let mut all = vec![Who::new(Kind::Bgproxy, PathBuf::from(env!("CARGO_BIN_EXE_bgproxy")))];
+pub(crate) fn everybody(site: &Site, door: &Path, also: &[PathBuf]) -> anyhow::Result<(Vec<Who>, Vec<String>)> {
+    let mut all = vec![Who::new(Kind::Bgproxy, door.to_owned())];
     all.extend(also.iter().map(|program| Who::new(Kind::Other, program.clone())));
     all.push(Who::new(Kind::Nginx, site.nginx.clone()));
     let mut missing = Vec::new();
