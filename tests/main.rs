@@ -17,6 +17,9 @@ mod failing;
 // Backends that are spoken to in another way: HTTP/2, PROXY protocol.
 mod backends;
 
+// What connections are between requests.
+mod parking;
+
 // How requests and answers pass: framing, headers, streams.
 mod forwarding;
 

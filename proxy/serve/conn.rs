@@ -32,6 +32,9 @@ use super::tunnel::Tunnel;
 use super::worker::Worker;
 use parting::{LINGER, Parting, part};
 
+/// Whoever comes back within this many milliseconds sends one request after the other.
+const LIVELY: u64 = 200;
+
 /// Who is at the other end, as the connection itself tells.
 #[derive(Debug)]
 pub struct Client {
@@ -83,6 +86,14 @@ pub struct Conn {
     broken: Cell<bool>,
     /// When the client last took a byte, in the worker's milliseconds.
     taken: Cell<u64>,
+    /// The status of hyper's own answer, which we kept from the client.
+    muted: Cell<Option<u16>>,
+    /// hyper has read what there was and flushed what it had.
+    still: Cell<bool>,
+    /// It was idle for a moment only: one request follows the other.
+    lively: Cell<bool>,
+    /// Whether what requests need is held for it.
+    parking: Cell<Parking>,
     /// What follows the 101 that is being sent.
     tunnel: RefCell<Option<Box<Tunnel>>>,
 }
@@ -105,6 +116,17 @@ enum Phase {
     Head,
     /// Requests are in progress.
     Busy,
+}
+
+/// Whether what requests need is held for a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Parking {
+    /// It is.
+    Warm,
+    /// It is, and has not been used for a while.
+    Due,
+    /// Nothing is held but the socket: over HTTP/1.1.
+    Parked,
 }
 
 /// What others want of a connection.
@@ -155,6 +177,10 @@ impl Conn {
             old: Cell::new(false),
             broken: Cell::new(false),
             taken: Cell::new(now),
+            muted: Cell::new(None),
+            still: Cell::new(false),
+            lively: Cell::new(false),
+            parking: Cell::new(Parking::Warm),
             tunnel: RefCell::default(),
         }
     }
@@ -173,6 +199,7 @@ impl Conn {
     pub fn begins(&self) {
         self.busy.set(self.busy.get() + 1);
         self.phase.set(Phase::Busy);
+        self.parking.set(Parking::Warm);
     }
 
     /// A request has ended, one way or another.
@@ -236,11 +263,20 @@ impl Conn {
             Phase::Idle if self.several.get() => match self.retired.get() {
                 Some(told) if now.saturating_sub(told).min(age) > LINGER.as_millis() as u64 => self.give(Order::Abort),
                 None if age > idle_limit => self.retire(now),
-                _ => {}
+                _ => self.cools(age),
             },
             Phase::Idle if age > idle_limit => self.give(Order::Abort),
+            Phase::Idle => self.cools(age),
             Phase::Head | Phase::Receiving if age > head_limit => self.give(Order::Refuse(Reason::HeadTimeout)),
             _ => {}
+        }
+    }
+
+    /// Idle for so long: what it does not need for that is to be given up.
+    fn cools(&self, age: u64) {
+        if age > 0 && self.parking.get() == Parking::Warm {
+            self.parking.set(Parking::Due);
+            self.sleeper.wake();
         }
     }
 
@@ -277,6 +313,33 @@ impl Conn {
     fn rest(&self, now: u64) {
         self.phase.set(Phase::Idle);
         self.since.set(now);
+    }
+
+    /// Whether an HTTP/1.1 connection may be parked: nothing is in progress, nothing is on its way, and it has been so
+    /// for a while; or other connections are warm, and it is unlikely to be used soon.
+    fn may_park(&self, crowded: bool) -> bool {
+        (self.is_unused() || crowded && !self.lively.get())
+            && self.phase.get() == Phase::Idle
+            && self.still.get()
+            && self.busy.get() == 0
+            && self.flushing.borrow().is_empty()
+    }
+
+    /// Whether it has been idle for a while.
+    fn is_unused(&self) -> bool {
+        self.parking.get() == Parking::Due
+    }
+
+    /// Nothing is held for it from now on.
+    fn parks(&self) {
+        self.parking.set(Parking::Parked);
+    }
+
+    /// The client says something; not for the first time, if it is `used`.
+    fn unparks(&self, used: bool, now: u64) {
+        self.parking.set(Parking::Warm);
+        self.still.set(false);
+        self.lively.set(used && now.saturating_sub(self.since.get()) <= LIVELY);
     }
 
     /// Keeps the sending half of a stream whose last frame is with h2, so that it can still be reset.
@@ -357,8 +420,8 @@ pub fn serve(worker: Rc<Worker>, tcp: TcpStream, from: SocketAddr, manner: Rc<Ma
 enum Over {
     /// Close the connection.
     Part(ClientSocket, Parting),
-    /// The client speaks HTTP/2, as the bytes read so far tell.
-    Http2(ClientSocket, Bytes),
+    /// The client speaks HTTP/2.
+    Http2(ClientSocket),
     /// A tunnel begins, with what the client has sent for it already.
     Tunnel(ClientSocket, Bytes, Box<Tunnel>),
 }
@@ -366,13 +429,13 @@ enum Over {
 async fn carry(worker: &Rc<Worker>, conn: &Rc<Conn>, tcp: TcpStream) {
     let Some(stream) = receive::receive(worker, conn, tcp).await else { return };
     let over = match stream.tls().and_then(|tls| tls.alpn_protocol()) {
-        Some(b"h2") => Over::Http2(stream, Bytes::new()),
+        Some(b"h2") => Over::Http2(stream),
         _ => http1::speak(worker, conn, stream).await,
     };
     // What few connections come to is boxed: an idle one shall be small.
     let (stream, parting) = match over {
         Over::Part(stream, parting) => (stream, parting),
-        Over::Http2(stream, ahead) => match Box::pin(http2::speak(worker, conn, stream, ahead)).await {
+        Over::Http2(stream) => match Box::pin(http2::speak(worker, conn, stream)).await {
             Some(parted) => parted,
             None => return,
         },
@@ -381,5 +444,5 @@ async fn carry(worker: &Rc<Worker>, conn: &Rc<Conn>, tcp: TcpStream) {
             (stream, if ended.is_ok() { Parting::Linger } else { Parting::Close })
         }
     };
-    part(worker, stream, parting).await;
+    Box::pin(part(worker, stream, parting)).await;
 }

@@ -224,6 +224,7 @@ fn method_index(method: &Method) -> usize {
 pub struct Clients {
     accepted: AtomicU64,
     open: AtomicU64,
+    parked: AtomicU64,
     handshakes: AtomicU64,
     /// By reason. Locked when a connection fails and when somebody sums; never while a request is served.
     failures: Mutex<BTreeMap<&'static str, u64>>,
@@ -234,6 +235,12 @@ impl Clients {
     pub fn connected(&self) {
         add(&self.accepted, 1);
         add(&self.open, 1);
+    }
+
+    /// A client's connection is parked for as long as the guard is there.
+    pub fn parks(&self) -> Parked<'_> {
+        add(&self.parked, 1);
+        Parked(self)
     }
 
     /// A client's connection ended.
@@ -265,6 +272,21 @@ impl Clients {
     /// Connections open now.
     pub fn open(&self) -> u64 {
         self.open.load(Ordering::Acquire)
+    }
+
+    /// Connections parked now.
+    pub fn parked(&self) -> u64 {
+        read(&self.parked)
+    }
+}
+
+/// A client's connection that is parked.
+#[derive(Debug)]
+pub struct Parked<'c>(&'c Clients);
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        self.0.parked.store(self.0.parked().saturating_sub(1), Ordering::Relaxed);
     }
 }
 
@@ -325,6 +347,11 @@ impl Meters {
     pub fn connections(&self) -> (u64, u64) {
         let clients = lock(&self.clients);
         (clients.iter().map(|c| c.accepted()).sum(), clients.iter().map(|c| c.open()).sum())
+    }
+
+    /// Client connections parked now, over all workers.
+    pub fn parked(&self) -> u64 {
+        lock(&self.clients).iter().map(|clients| clients.parked()).sum()
     }
 }
 

@@ -48,6 +48,8 @@ impl ServingMetrics {
         all.add(&[], accepted as f64);
         let mut now = Family::gauge("bgproxy_connections_open", "Client connections open.");
         now.add(&[], open as f64);
+        let mut parked = Family::gauge("bgproxy_connections_parked", "Client connections that hold no buffers.");
+        parked.add(&[], self.meters.parked() as f64);
         let mut lost = Family::counter("bgproxy_access_log_lost_total", "Access log lines that were not written.");
         if let Some(losses) = &self.losses {
             lost.add(&[("reason", "queue_full")], losses.queue_full() as f64);
@@ -62,7 +64,7 @@ impl ServingMetrics {
         for (reason, count) in self.meters.connection_failures() {
             failures.add(&[("reason", reason)], count as f64);
         }
-        vec![all, now, handshakes, failures, lost]
+        vec![all, now, parked, handshakes, failures, lost]
     }
 }
 

@@ -1,6 +1,7 @@
 //! What do a client's bytes pass through? A TCP socket, in clear or under TLS.
 
 use std::io;
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -18,7 +19,7 @@ pub enum ClientSocket {
     /// In clear.
     Clear(Plain),
     /// Under TLS; boxed, because it is twenty times as large.
-    Tls(Box<TlsStream<Plain>>),
+    Tls(Box<Secure>),
 }
 
 /// A client's TCP socket.
@@ -29,6 +30,14 @@ pub struct Plain {
     ahead: Bytes,
 }
 
+/// A client's TCP socket under TLS.
+#[derive(Debug)]
+pub struct Secure {
+    tls: TlsStream<Plain>,
+    /// The same in clear.
+    ahead: Bytes,
+}
+
 impl Plain {
     /// A socket of which `ahead` has been read already.
     pub fn new(tcp: TcpStream, ahead: Bytes) -> Plain {
@@ -36,12 +45,31 @@ impl Plain {
     }
 }
 
+impl From<TlsStream<Plain>> for ClientSocket {
+    fn from(tls: TlsStream<Plain>) -> ClientSocket {
+        ClientSocket::Tls(Box::new(Secure { tls, ahead: Bytes::new() }))
+    }
+}
+
 impl ClientSocket {
+    /// Puts back what was read and is for the next reader.
+    pub fn unread(&mut self, bytes: Bytes) {
+        // Nothing can be a part of something large, too, and would keep it.
+        if bytes.is_empty() {
+            return;
+        }
+        let ahead = match self {
+            ClientSocket::Clear(socket) => &mut socket.ahead,
+            ClientSocket::Tls(stream) => &mut stream.ahead,
+        };
+        *ahead = if ahead.is_empty() { bytes } else { [bytes, mem::take(ahead)].concat().into() };
+    }
+
     /// The socket underneath.
     pub fn tcp(&self) -> &TcpStream {
         match self {
             ClientSocket::Clear(socket) => &socket.tcp,
-            ClientSocket::Tls(stream) => &stream.get_ref().0.tcp,
+            ClientSocket::Tls(stream) => &stream.tls.get_ref().0.tcp,
         }
     }
 
@@ -49,20 +77,28 @@ impl ClientSocket {
     pub fn tls(&self) -> Option<&ServerConnection> {
         match self {
             ClientSocket::Clear(_) => None,
-            ClientSocket::Tls(stream) => Some(stream.get_ref().1),
+            ClientSocket::Tls(stream) => Some(stream.tls.get_ref().1),
         }
     }
 }
 
 impl AsyncRead for Plain {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.ahead.is_empty() && buf.remaining() > 0 {
-            let bytes = self.ahead.len().min(buf.remaining());
-            buf.put_slice(&self.ahead.split_to(bytes));
+        if take(&mut self.ahead, buf) {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.tcp).poll_read(cx, buf)
     }
+}
+
+/// Reads what was read already; false when that is nothing.
+fn take(ahead: &mut Bytes, buf: &mut ReadBuf<'_>) -> bool {
+    let bytes = ahead.len().min(buf.remaining());
+    if bytes == 0 {
+        return false;
+    }
+    buf.put_slice(&ahead.split_to(bytes));
+    true
 }
 
 impl AsyncWrite for Plain {
@@ -96,7 +132,10 @@ impl AsyncRead for ClientSocket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             ClientSocket::Clear(socket) => Pin::new(socket).poll_read(cx, buf),
-            ClientSocket::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            ClientSocket::Tls(stream) => match take(&mut stream.ahead, buf) {
+                true => Poll::Ready(Ok(())),
+                false => Pin::new(&mut stream.tls).poll_read(cx, buf),
+            },
         }
     }
 }
@@ -105,7 +144,7 @@ impl AsyncWrite for ClientSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match &mut *self {
             ClientSocket::Clear(socket) => Pin::new(socket).poll_write(cx, buf),
-            ClientSocket::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            ClientSocket::Tls(stream) => Pin::new(&mut stream.tls).poll_write(cx, buf),
         }
     }
 
@@ -116,7 +155,7 @@ impl AsyncWrite for ClientSocket {
     ) -> Poll<io::Result<usize>> {
         match &mut *self {
             ClientSocket::Clear(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
-            ClientSocket::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            ClientSocket::Tls(stream) => Pin::new(&mut stream.tls).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -127,14 +166,14 @@ impl AsyncWrite for ClientSocket {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             ClientSocket::Clear(socket) => Pin::new(socket).poll_flush(cx),
-            ClientSocket::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            ClientSocket::Tls(stream) => Pin::new(&mut stream.tls).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             ClientSocket::Clear(socket) => Pin::new(socket).poll_shutdown(cx),
-            ClientSocket::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            ClientSocket::Tls(stream) => Pin::new(&mut stream.tls).poll_shutdown(cx),
         }
     }
 }

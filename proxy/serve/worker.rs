@@ -38,6 +38,10 @@ pub const SWEEP: Duration = Duration::from_millis(100);
 /// What a tunnel passes at once.
 const SCRATCH: usize = 32 * 1024;
 
+/// With more warm HTTP/1.1 connections than this, idle ones are parked at once, but for those that send one request
+/// after the other: many that come together for one request would each leave a hole of twenty kilobytes in the heap.
+const WARM: usize = 32;
+
 /// What a worker is made of.
 #[derive(Debug)]
 pub struct Parts {
@@ -75,8 +79,11 @@ pub struct Worker {
     access: Option<RefCell<Lines>>,
     born: Instant,
     now: Cell<u64>,
-    /// Where bytes of tunnels are read into: they stay nowhere, so that idle tunnels cost nothing.
+    /// Where bytes are read into that stay nowhere: of tunnels, so that idle ones cost nothing, and of clients that are
+    /// parted from.
     pub scratch: RefCell<Box<[u8]>>,
+    /// HTTP/1.1 connections that are not parked.
+    warm: Cell<usize>,
     /// Told when a connection ends: somebody may be waiting to accept the next, or for the last.
     ended: Notify,
     /// Accepting is over: for whoever waits for it, and for whoever asks at each request, which must not take a lock.
@@ -176,6 +183,7 @@ pub fn run(parts: Parts) -> io::Result<()> {
             born: Instant::now(),
             now: Cell::new(0),
             scratch: RefCell::new(vec![0; SCRATCH].into()),
+            warm: Cell::new(0),
             ended: Notify::new(),
             stop: CancellationToken::new(),
             stopping: Cell::new(false),
@@ -294,6 +302,17 @@ impl Worker {
         self.ended.notify_waiters();
     }
 
+    /// A connection is not parked for as long as the guard is there.
+    pub fn warms(&self) -> Warm<'_> {
+        self.warm.set(self.warm.get() + 1);
+        Warm(&self.warm)
+    }
+
+    /// Whether so many connections are not parked that idle ones shall be.
+    pub fn is_crowded(&self) -> bool {
+        self.warm.get() > WARM
+    }
+
     /// A request begins; the key ends it.
     pub fn depart(&self, flight: Rc<Flight>) -> usize {
         self.flights.borrow_mut().insert(flight)
@@ -319,6 +338,16 @@ impl Worker {
     /// Milliseconds since the worker began.
     fn elapsed(&self) -> u64 {
         u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// A connection that is not parked.
+#[derive(Debug)]
+pub struct Warm<'w>(&'w Cell<usize>);
+
+impl Drop for Warm<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
     }
 }
 

@@ -1,7 +1,9 @@
 //! How is HTTP/1.1 spoken with a client? By hyper, over a socket that keeps book.
 //!
-//! hyper's own answers to malformed heads are replaced by ours, which say why. A client that begins with the preface of
-//! HTTP/2 is handed on, and so is one whose upgrade was answered with 101.
+//! Between requests the connection is parked: hyper's state and its buffers, some twenty kilobytes, are there only from
+//! the first byte of a head until nothing has happened for a while. hyper's own answers to malformed heads are replaced
+//! by ours, which say why. A client that begins with the preface of HTTP/2 is handed on, and so is one whose upgrade was
+//! answered with 101.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -9,8 +11,9 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use bytes::{Buf as _, Bytes};
 use http::Version;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -28,14 +31,72 @@ use super::{Conn, Flushing, Order, Over, Parting};
 /// hyper's buffers may grow to this, per connection and direction.
 const BUFFER: usize = 64 * 1024;
 
+/// What is read of a head before hyper reads.
+const FIRST: usize = 8 * 1024;
+
 /// What an HTTP/2 client says first (RFC 9113, section 3.4), as far as hyper reads before it gives up.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
 /// Speaks HTTP/1.1 until it is over.
-pub(super) async fn speak(worker: &Rc<Worker>, conn: &Rc<Conn>, socket: ClientSocket) -> Over {
-    let muted = Rc::new(Cell::new(None));
-    let io = TokioIo::new(Io { socket, conn: conn.clone(), worker: worker.clone(), muted: muted.clone() });
+pub(super) async fn speak(worker: &Rc<Worker>, conn: &Rc<Conn>, mut socket: ClientSocket) -> Over {
     let requests = Cell::new(0_u64);
+    loop {
+        match parked(worker, conn, &mut socket).await {
+            Ok(bytes) => socket.unread(bytes),
+            Err(parting) => return Over::Part(socket, parting),
+        }
+        match Box::pin(exchange(worker, conn, &requests, socket)).await {
+            Pause::Over(over) => return over,
+            Pause::Park(idle) => socket = idle,
+        }
+    }
+}
+
+/// Waits until the client says something: what it says, or how to part instead.
+///
+/// Reads into memory that all share. That a socket is said to be readable is not enough: every one that was just
+/// accepted is, on the chance that a request came along.
+async fn parked(worker: &Worker, conn: &Conn, socket: &mut ClientSocket) -> Result<Bytes, Parting> {
+    conn.parks();
+    let _parked = worker.clients.parks();
+    poll_fn(|cx| {
+        match conn.obey(cx) {
+            Some(Order::Refuse(reason)) => return Poll::Ready(Err(Parting::Refuse(reason))),
+            // There is no answer that could be lost.
+            Some(Order::Abort | Order::Retire) => return Poll::Ready(Err(Parting::Close)),
+            None => {}
+        }
+        let mut scratch = worker.scratch.borrow_mut();
+        // No more than hyper would read first: it is copied.
+        let mut buf = ReadBuf::new(&mut scratch[..FIRST]);
+        Poll::Ready(match ready!(Pin::new(&mut *socket).poll_read(cx, &mut buf)) {
+            Ok(()) if buf.filled().is_empty() => {
+                conn.left.set(true);
+                Err(Parting::Close)
+            }
+            Ok(()) => Ok(Bytes::copy_from_slice(buf.filled())),
+            Err(error) => {
+                tracing::debug!(client = %conn.client().address, "client connection ended: {error}");
+                Err(Parting::Close)
+            }
+        })
+    })
+    .await
+}
+
+/// What has become of a connection that hyper had.
+enum Pause {
+    /// Nothing is in progress, and has not been for a while.
+    Park(ClientSocket),
+    /// HTTP/1.1 is over.
+    Over(Over),
+}
+
+/// Lets hyper speak until it is over, or until the connection has become idle.
+async fn exchange(worker: &Rc<Worker>, conn: &Rc<Conn>, requests: &Cell<u64>, socket: ClientSocket) -> Pause {
+    conn.unparks(requests.get() > 0, worker.now());
+    let _warm = worker.warms();
+    let io = TokioIo::new(Io { socket, conn: conn.clone(), worker: worker.clone() });
     let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
         requests.set(requests.get() + 1);
         conn.old.set(request.version() == Version::HTTP_10);
@@ -56,47 +117,76 @@ pub(super) async fn speak(worker: &Rc<Worker>, conn: &Rc<Conn>, socket: ClientSo
         .serve_connection(io, service);
     let parting = poll_fn(|cx| {
         match conn.obey(cx) {
-            Some(Order::Abort) => return Poll::Ready(Parting::Close),
-            Some(Order::Refuse(reason)) => return Poll::Ready(Parting::Refuse(reason)),
+            Some(Order::Abort) => return Poll::Ready(Some(Parting::Close)),
+            Some(Order::Refuse(reason)) => return Poll::Ready(Some(Parting::Refuse(reason))),
             // Between two requests there is no answer that could be lost.
-            Some(Order::Retire) if conn.busy.get() == 0 => return Poll::Ready(Parting::Close),
+            Some(Order::Retire) if conn.busy.get() == 0 => return Poll::Ready(Some(Parting::Close)),
             // hyper would put a `close` into a 101.
             Some(Order::Retire) if conn.tunnel.borrow().is_some() => {}
             Some(Order::Retire) => Pin::new(&mut http).graceful_shutdown(),
             None => {}
         }
         // `Io` ignores hyper's shutdown of the socket: how to part is decided here.
-        Pin::new(&mut http).poll(cx).map(|result| parting(conn, muted.get(), result))
+        if let Poll::Ready(result) = Pin::new(&mut http).poll(cx) {
+            return Poll::Ready(Some(parting(conn, result)));
+        }
+        if !conn.may_park(worker.is_crowded()) {
+            return Poll::Pending;
+        }
+        // hyper has the last word: where nothing is in progress it ends at once, and touches nothing.
+        Pin::new(&mut http).graceful_shutdown();
+        match Pin::new(&mut http).poll(cx) {
+            Poll::Ready(Ok(())) => Poll::Ready(None),
+            Poll::Ready(result) => Poll::Ready(Some(parting(conn, result))),
+            Poll::Pending => Poll::Pending,
+        }
     })
     .await;
     // Ends what was still going on, also what would only have had to leave hyper's buffers.
     let http = http.into_parts();
+    let mut socket = http.io.into_inner().socket;
+    let Some(parting) = parting else {
+        // The beginning of a next head may have come with the request before. Empty lines are none (RFC 9112, section
+        // 2.2).
+        let mut ahead = http.read_buf;
+        let empty = ahead.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        ahead.advance(empty);
+        socket.unread(ahead);
+        return Pause::Park(socket);
+    };
     drop(conn.flushing.take());
-    let socket = http.io.into_inner().socket;
+    Pause::Over(over(conn, socket, http.read_buf, parting, requests.get()))
+}
+
+/// What is left to do when hyper has ended, with these bytes unused.
+fn over(conn: &Conn, mut socket: ClientSocket, unused: Bytes, parting: Parting, requests: u64) -> Over {
     if let Some(tunnel) = conn.tunnel.take()
         && parting == Parting::Linger
     {
-        return Over::Tunnel(socket, http.read_buf, tunnel);
+        return Over::Tunnel(socket, unused, tunnel);
     }
     if conn.broken.get() && conn.old.get() {
         return Over::Part(socket, Parting::Reset);
     }
     // hyper leaves this one unanswered, and its bytes with us.
     let broke_off = matches!(parting, Parting::Linger | Parting::Refuse(Reason::HeadMalformed));
-    if broke_off && http.read_buf.starts_with(PREFACE) {
+    if broke_off && unused.starts_with(PREFACE) {
         // Only as the first word: later on, somebody before us may have taken it for something else.
-        let welcome = conn.manner.h2c && socket.tls().is_none() && requests.get() == 0;
+        let welcome = conn.manner.h2c && socket.tls().is_none() && requests == 0;
         return match welcome {
-            true => Over::Http2(socket, http.read_buf),
+            true => {
+                socket.unread(unused);
+                Over::Http2(socket)
+            }
             false => Over::Part(socket, Parting::Refuse(Reason::HeadMalformed)),
         };
     }
     Over::Part(socket, parting)
 }
 
-fn parting(conn: &Conn, muted: Option<u16>, result: Result<(), hyper::Error>) -> Parting {
+fn parting(conn: &Conn, result: Result<(), hyper::Error>) -> Parting {
     match result {
-        Err(error) if error.is_parse() => match muted {
+        Err(error) if error.is_parse() => match conn.muted.get() {
             Some(status) => Parting::Refuse(of_hyper_status(status)),
             // It went out with an earlier answer that was still in hyper's buffers.
             None => Parting::Linger,
@@ -116,8 +206,6 @@ struct Io {
     socket: ClientSocket,
     conn: Rc<Conn>,
     worker: Rc<Worker>,
-    /// The status of hyper's own answer, which we kept from the client.
-    muted: Rc<Cell<Option<u16>>>,
 }
 
 impl Io {
@@ -127,9 +215,9 @@ impl Io {
         if self.conn.busy.get() > 0 {
             return false;
         }
-        if self.muted.get().is_none() {
+        if self.conn.muted.get().is_none() {
             let status = first.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
-            self.muted.set(Some(status.unwrap_or(400)));
+            self.conn.muted.set(Some(status.unwrap_or(400)));
         }
         true
     }
@@ -158,6 +246,7 @@ impl AsyncRead for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.socket).poll_read(cx, buf);
+        self.conn.still.set(result.is_pending());
         if buf.filled().len() > before {
             self.conn.arrived(self.worker.now());
         } else if matches!(result, Poll::Ready(Ok(()))) {
@@ -195,8 +284,9 @@ impl AsyncWrite for Io {
     /// hyper flushes when its buffers are empty: the moment at which an answer is with the kernel.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.socket).poll_flush(cx);
-        if matches!(result, Poll::Ready(Ok(()))) {
-            self.flushed();
+        match result {
+            Poll::Ready(Ok(())) => self.flushed(),
+            _ => self.conn.still.set(false),
         }
         result
     }

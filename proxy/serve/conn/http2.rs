@@ -42,18 +42,17 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// How long a client that is turned away may take to read why.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// Speaks HTTP/2 until it is over; `ahead` was read already.
+/// Speaks HTTP/2 until it is over.
 pub(super) async fn speak(
     worker: &Rc<Worker>,
     conn: &Rc<Conn>,
     stream: ClientSocket,
-    ahead: Bytes,
 ) -> Option<(ClientSocket, Parting)> {
     conn.several.set(true);
     conn.phase.set(Phase::Receiving);
     conn.since.set(worker.now());
     let book = Rc::new(Book::default());
-    let io = Io::new(worker, conn, &book, stream, ahead);
+    let io = Io::new(worker, conn, &book, stream);
     let ended = exchange(worker, conn, &book, io).await;
     drop(conn.flushing.take());
     let parting = match ended {
@@ -104,13 +103,15 @@ async fn exchange(worker: &Rc<Worker>, conn: &Rc<Conn>, book: &Book, io: Io) -> 
         // A line that stood still brings requests and their cancellations at once; `Abuse` tells that from a flood.
         .max_pending_accept_reset_streams(STREAMS as usize)
         .enable_connect_protocol();
-    let mut h2 = match conn.unless_ended(builder.handshake::<_, Bytes>(io)).await {
+    // Boxed, because what is held for it would be held for as long as the connection lasts.
+    let mut h2 = match conn.unless_ended(Box::pin(builder.handshake::<_, Bytes>(io))).await {
         Ok(h2) => h2?,
         Err(Order::Refuse(_)) => return Err(Ended { label: Some("h2_preface_timeout"), source: None }),
         Err(_) => return Ok(()),
     };
     conn.rest(worker.now());
-    let mut requests = FuturesUnordered::new();
+    // There while there are requests: even without one it is as large as all that a request needs, ten kilobytes.
+    let mut requests: Option<FuturesUnordered<_>> = None;
     let ended = poll_fn(|cx| {
         match conn.obey(cx) {
             Some(Order::Abort | Order::Refuse(_)) => return Poll::Ready(Ok(())),
@@ -120,7 +121,9 @@ async fn exchange(worker: &Rc<Worker>, conn: &Rc<Conn>, book: &Book, io: Io) -> 
         conn.reset_condemned();
         loop {
             // Before h2, so that what they have to say leaves at once.
-            while let Poll::Ready(Some(())) = Pin::new(&mut requests).poll_next(cx) {}
+            if let Some(requests) = &mut requests {
+                while let Poll::Ready(Some(())) = Pin::new(&mut *requests).poll_next(cx) {}
+            }
             let accepted = h2.poll_accept(cx);
             book.settle(conn);
             let request = match accepted {
@@ -128,11 +131,16 @@ async fn exchange(worker: &Rc<Worker>, conn: &Rc<Conn>, book: &Book, io: Io) -> 
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Pending => match book.flood(conn, worker.now()) {
                     Some(flood) => return Poll::Ready(Err(flood.into())),
-                    None => return Poll::Pending,
+                    None => {
+                        if conn.is_unused() && requests.as_ref().is_some_and(FuturesUnordered::is_empty) {
+                            requests = None;
+                        }
+                        return Poll::Pending;
+                    }
                 },
             };
             book.accepted();
-            requests.push(answer(worker, conn, request));
+            requests.get_or_insert_with(FuturesUnordered::new).push(answer(worker, conn, request));
         }
     })
     .await;

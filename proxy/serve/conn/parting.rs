@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::super::answer;
 use super::super::error::Reason;
@@ -51,7 +51,7 @@ pub(super) async fn part(worker: &Worker, mut stream: ClientSocket, parting: Par
     match parting {
         Parting::Close => say_end(&mut stream).await,
         _ => {
-            let _impatient = tokio::time::timeout(LINGER, drain(&mut stream)).await;
+            let _impatient = tokio::time::timeout(LINGER, drain(worker, &mut stream)).await;
         }
     }
 }
@@ -66,13 +66,19 @@ async fn say_end(stream: &mut ClientSocket) {
 }
 
 /// Says the end and reads what the client still sends, until it has seen it.
-async fn drain(stream: &mut ClientSocket) {
+async fn drain(worker: &Worker, stream: &mut ClientSocket) {
     if stream.shutdown().await.is_err() {
         return;
     }
-    let mut sink = [0; 4096];
     let mut left = LINGER_BYTES;
-    while let Ok(bytes @ 1..) = stream.read(&mut sink).await {
+    loop {
+        // Into memory that all share: a sink of its own would make every connection's task as large, also an idle one's.
+        let read = poll_fn(|cx| {
+            let mut scratch = worker.scratch.borrow_mut();
+            let mut sink = ReadBuf::new(&mut scratch);
+            Pin::new(&mut *stream).poll_read(cx, &mut sink).map_ok(|()| sink.filled().len())
+        });
+        let Ok(bytes @ 1..) = read.await else { break };
         left = left.saturating_sub(bytes);
         if left == 0 {
             break;

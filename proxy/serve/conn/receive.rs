@@ -56,7 +56,7 @@ async fn try_receive(worker: &Worker, conn: &Conn, mut tcp: TcpStream) -> Result
     };
     let handshake = conn.unless_ended(TlsAcceptor::from(config.clone()).accept(socket)).await;
     let stream = match handshake {
-        Ok(Ok(stream)) => ClientSocket::Tls(Box::new(stream)),
+        Ok(Ok(stream)) => ClientSocket::from(stream),
         Ok(Err(error)) => return Err(Fault { label: HandshakeFailure::of(&error).label(), source: Some(error) }),
         Err(order) => return Err(ended(order, HandshakeFailure::Timeout.label())),
     };

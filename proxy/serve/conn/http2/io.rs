@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::super::super::abuse::{Abuse, Flood};
@@ -111,7 +111,6 @@ impl Book {
 /// system call, and a TLS record, for every one.
 pub(super) struct Io {
     stream: Option<ClientSocket>,
-    ahead: Bytes,
     read: Frames,
     written: Frames,
     /// A short piece, which leaves together with the next one, or when h2 flushes.
@@ -122,11 +121,10 @@ pub(super) struct Io {
 }
 
 impl Io {
-    /// A stream of which `ahead` was read already.
-    pub(super) fn new(worker: &Rc<Worker>, conn: &Rc<Conn>, book: &Rc<Book>, stream: ClientSocket, ahead: Bytes) -> Io {
+    /// A stream whose frames go into this book.
+    pub(super) fn new(worker: &Rc<Worker>, conn: &Rc<Conn>, book: &Rc<Book>, stream: ClientSocket) -> Io {
         Io {
             stream: Some(stream),
-            ahead,
             read: Frames::new(true),
             written: Frames::new(false),
             held: BytesMut::new(),
@@ -166,12 +164,7 @@ impl Io {
 impl AsyncRead for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        if self.ahead.is_empty() {
-            ready!(self.stream()?.poll_read(cx, buf))?;
-        } else {
-            let bytes = self.ahead.len().min(buf.remaining());
-            buf.put_slice(&self.ahead.split_to(bytes));
-        }
+        ready!(self.stream()?.poll_read(cx, buf))?;
         let this = &mut *self;
         let read = &buf.filled()[before..];
         if read.is_empty() {
