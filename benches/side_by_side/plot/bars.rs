@@ -98,8 +98,8 @@ fn panel(canvas: &mut Canvas, (x, y, width): (f64, f64, f64), row: &Shown, metri
     for one in &row.participants {
         let middle = top + THICK / 2.0;
         let ours = matches!(one.kind, Kind::Bgproxy | Kind::Other);
-        let name = one.name.split(" (").next().unwrap_or_default();
-        canvas.text(left - 8.0, middle + 4.0, 12.0, if ours { INK } else { GRAY }, Side::Left, name);
+        let name = name(one);
+        canvas.text(left - 8.0, middle + 4.0, 12.0, if ours { INK } else { GRAY }, Side::Left, &name);
         let values = values(one);
         let at = |value: f64| left + value / most * span;
         let mut reach = left;
@@ -122,4 +122,11 @@ fn panel(canvas: &mut Canvas, (x, y, width): (f64, f64, f64), row: &Shown, metri
     }
     canvas.line((left, y + HEAD - 4.0), (left, top - STEP + THICK + 4.0), LINE, 1.0);
     top - y
+}
+
+/// Without the commit, which is too long for a picture.
+fn name(one: &Measured) -> String {
+    let outside = one.name.split(" (").map(|part| part.split_once(')').map_or(part, |(_, rest)| rest));
+    let name: String = outside.collect();
+    if one.kind == Kind::Other { format!("other {name}") } else { name }
 }

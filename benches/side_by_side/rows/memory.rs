@@ -13,6 +13,9 @@ use crate::site::Site;
 
 const WRK: Wrk = Wrk { connections: 512, path: "/1m", script: None };
 
+/// Seconds until every connection has had an answer or two, on a slow machine too.
+const LEAST: u32 = 3;
+
 /// 512 connections that are always busy.
 pub(super) struct Busy;
 
@@ -36,7 +39,7 @@ impl Row for Busy {
         let over = AtomicBool::new(false);
         let (most, done) = std::thread::scope(|scope| {
             let watcher = scope.spawn(|| most(&fresh.process, &over));
-            let done = WRK.run(&format!("http://{}", fresh.clear), seconds);
+            let done = WRK.run(&format!("http://{}", fresh.clear), seconds.max(LEAST));
             over.store(true, Ordering::Relaxed);
             (watcher.join(), done)
         });
