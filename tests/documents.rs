@@ -229,6 +229,35 @@ fn the_configuration_in_the_readme_is_right() {
     Output::of(check.args(["check", "-c"]).arg(file), dir.path()).ok();
 }
 
+/// What workers could wait for each other at is on one list.
+#[test]
+fn docs_scaling_lists_each_file_of_the_serving_wing_that_locks_or_writes_what_is_shared() {
+    fn walk(dir: &Path, found: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(dir).expect("a directory").flatten() {
+            let path = entry.path();
+            let name = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("proxy/serve")).expect("below");
+            let name = name.to_str().expect("a readable path").to_owned();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if !name.ends_with("tests.rs") {
+                let text = text_of(&path);
+                let shared = ["fetch_", "compare_exchange", ".swap(&", "Mutex<", "RwLock<"];
+                if shared.iter().any(|word| text.contains(word)) {
+                    found.insert(name);
+                }
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("proxy/serve"), &mut found);
+    let listed: BTreeSet<String> = first_cells(&read("docs/scaling.md"))
+        .into_iter()
+        .filter(|(heading, _)| heading.starts_with("What takes a lock"))
+        .map(|(_, name)| name)
+        .collect();
+    assert_eq!(found, listed);
+}
+
 /// A link within the repository leads to a file.
 #[test]
 fn links_between_documents_lead_somewhere() {
