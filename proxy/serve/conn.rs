@@ -80,6 +80,8 @@ pub struct Conn {
     sleeper: Sleeper,
     /// The client has closed its side.
     left: Cell<bool>,
+    /// The client said that nothing follows the current request, and nothing of that is to come.
+    silent: Cell<bool>,
     /// The current request is HTTP/1.0, whose answers may end with the connection.
     old: Cell<bool>,
     /// An answer broke off.
@@ -174,6 +176,7 @@ impl Conn {
             retired: Cell::new(None),
             sleeper: Sleeper::default(),
             left: Cell::new(false),
+            silent: Cell::new(false),
             old: Cell::new(false),
             broken: Cell::new(false),
             taken: Cell::new(now),
@@ -214,6 +217,11 @@ impl Conn {
     /// When the client last took a byte.
     pub fn taken(&self) -> u64 {
         self.taken.get()
+    }
+
+    /// The client has said all that it will say on this connection.
+    pub fn falls_silent(&self) {
+        self.silent.set(true);
     }
 
     /// An answer that had begun will not be completed.

@@ -119,9 +119,12 @@ async fn exchange(
         return Box::pin(upgrade(worker, conn, guard, head, body, Wanted { token, key, is_http2 })).await;
     }
     let sized = body.size_hint().exact().is_some();
-    headers::to_backend(&mut head, &sender, client, sized, None);
+    let is_last = headers::to_backend(&mut head, &sender, client, sized, None);
     guard.identify(&head.headers);
     let upload = Source::new(body, guard.flight(), worker.limits().body_size);
+    if is_last && upload.is_none() {
+        conn.falls_silent();
+    }
     let (head, link) = send(worker, conn, guard, head, &upload, Purpose::Exchange).await?;
     passes(conn, guard, head, link, upload, is_http2)
 }

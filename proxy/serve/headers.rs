@@ -32,7 +32,8 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
-/// Turns a client's request head into the one that a backend reads, in HTTP/1.1.
+/// Turns a client's request head into the one that a backend reads, in HTTP/1.1; true when the client said that it will
+/// send no other on this connection.
 ///
 /// `client` is whom [`client()`] found, `sized` tells that the body's length is known from Content-Length or that there
 /// is no body, `upgrade` is what [`upgrade()`] found: the two headers that ask for it stay then.
@@ -42,10 +43,10 @@ pub fn to_backend(
     client: IpAddr,
     sized: bool,
     upgrade: Option<HeaderValue>,
-) {
+) -> bool {
     // The scheme goes too: whether there was TLS is what we saw, not what a target says.
     let authority = to_origin_form(head);
-    strip_request(&mut head.headers, sender.trusted);
+    let is_last = strip_request(&mut head.headers, sender.trusted);
     if let Some(authority) = authority {
         head.headers.insert(header::HOST, authority);
     }
@@ -83,6 +84,7 @@ pub fn to_backend(
         Entry::Occupied(mut id) => drop(id.insert(new_id())),
         Entry::Vacant(id) => drop(id.insert(new_id())),
     }
+    is_last
 }
 
 /// Turns what [`to_backend`] made into what a backend reads that speaks HTTP/2 in clear (RFC 9113, section 8.3.1): the
@@ -157,15 +159,18 @@ fn to_origin_form(head: &mut request::Parts) -> Option<HeaderValue> {
 }
 
 /// Removes what concerns only the connection it came on (RFC 9110, section 7.6.1), and what only a trusted proxy may
-/// say.
-fn strip_request(headers: &mut HeaderMap, trusted: bool) {
-    let mut te_trailers = false;
+/// say. True when the connection was to be closed.
+fn strip_request(headers: &mut HeaderMap, trusted: bool) -> bool {
+    let (mut te_trailers, mut closes) = (false, false);
     strip(
         headers,
         |name| is_hop_by_hop(name) || client::is_forged(name, trusted),
         |headers, name| {
             if *name == header::TE {
                 te_trailers = accepts_trailers(headers);
+            } else if *name == header::CONNECTION {
+                let mut tokens = headers.get_all(name).iter().flat_map(tokens);
+                closes = tokens.any(|token| token.eq_ignore_ascii_case(b"close"));
             }
         },
     );
@@ -173,6 +178,7 @@ fn strip_request(headers: &mut HeaderMap, trusted: bool) {
         headers.insert(header::TE, TRAILERS);
         headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
+    closes
 }
 
 /// Removes the headers that are unwanted, and those that Connection names. One pass to see what is there, so that what

@@ -181,7 +181,9 @@ fn over(conn: &Conn, mut socket: ClientSocket, unused: Bytes, parting: Parting, 
             false => Over::Part(socket, Parting::Refuse(Reason::HeadMalformed)),
         };
     }
-    Over::Part(socket, parting)
+    // There is nothing on its way that would have to be read before the client has its answer.
+    let is_silent = parting == Parting::Linger && conn.silent.get() && unused.is_empty();
+    Over::Part(socket, if is_silent { Parting::Close } else { parting })
 }
 
 fn parting(conn: &Conn, result: Result<(), hyper::Error>) -> Parting {

@@ -149,6 +149,17 @@ fn an_upgrade_has_no_length() {
 }
 
 #[test]
+fn a_client_that_says_close_says_that_nothing_follows() {
+    let is_last = |connection: &[(&str, &str)]| {
+        let text = text(SENDER);
+        to_backend(&mut head("GET", "/", connection), &sender(&text, false), SENDER, true, None)
+    };
+    assert!(is_last(&[("connection", "close")]) && is_last(&[("connection", "te, Close")]));
+    assert!(is_last(&[("connection", "keep-alive"), ("connection", "close")]));
+    assert!(!is_last(&[]) && !is_last(&[("connection", "keep-alive")]) && !is_last(&[("te", "close")]));
+}
+
+#[test]
 fn hop_by_hop_headers_end_here_and_connection_cannot_take_off_what_matters() {
     let head = sent(
         head(
