@@ -8,6 +8,7 @@ mod http2;
 mod io;
 mod link;
 mod shelf;
+mod stock;
 
 use std::cell::{Cell as StdCell, RefCell};
 use std::rc::{Rc, Weak};
@@ -29,6 +30,7 @@ use crate::table::Backend;
 pub use self::io::BackendStream;
 pub use self::link::{Link, Lost, Purpose};
 pub use self::shelf::Own;
+pub use self::stock::Stock;
 
 /// This worker's way to one backend.
 #[derive(Debug)]
@@ -43,6 +45,10 @@ pub struct Lane {
     owned: RefCell<Vec<Weak<Shelf>>>,
     /// Ends when connections made before are not to be used again.
     era: Era,
+    /// The worker's lanes that have connections to look after, and whether this is one of them.
+    stock: Rc<Stock>,
+    is_in_stock: StdCell<bool>,
+    me: Weak<Lane>,
     /// When trouble was last logged, in the worker's milliseconds, and how much was not since.
     warned: StdCell<Option<u64>>,
     unsaid: StdCell<u64>,
@@ -50,17 +56,33 @@ pub struct Lane {
 
 impl Lane {
     /// A lane without connections.
-    pub fn new(backend: Arc<Backend>, meter: Arc<Meter>, worker: usize) -> Lane {
-        Lane {
+    pub fn new(backend: Arc<Backend>, meter: Arc<Meter>, worker: usize, stock: Rc<Stock>) -> Rc<Lane> {
+        Rc::new_cyclic(|me| Lane {
             backend,
             meter,
             worker,
             shelf: Rc::default(),
             owned: RefCell::default(),
             era: Era::default(),
+            stock,
+            is_in_stock: StdCell::default(),
+            me: me.clone(),
             warned: StdCell::default(),
             unsaid: StdCell::default(),
+        })
+    }
+
+    /// From now on there may be something to look after.
+    fn enters_stock(&self) {
+        if !self.is_in_stock.replace(true) {
+            self.stock.add(self.me.clone());
         }
+    }
+
+    /// Whether there still is.
+    fn stays_in_stock(&self) -> bool {
+        self.is_in_stock.set(!self.shelf.is_empty() || !self.owned.borrow().is_empty());
+        self.is_in_stock.get()
     }
 
     /// Notes when the oldest of its streams began, in milliseconds since the epoch.
@@ -77,7 +99,10 @@ impl Lane {
     fn shelf(&self, own: Option<&Own>) -> Rc<Shelf> {
         match own {
             _ if !self.backend.send_proxy => self.shelf.clone(),
-            Some(own) => own.shelf(self.backend.slot, self.backend.id, |new| self.owned.borrow_mut().push(new)),
+            Some(own) => own.shelf(self.backend.slot, self.backend.id, |new| {
+                self.owned.borrow_mut().push(new);
+                self.enters_stock();
+            }),
             None => Rc::default(),
         }
     }
@@ -95,6 +120,7 @@ impl Lane {
     pub fn keep(&self, link: Link, most: usize, now: u64) {
         if let Some(shelf) = link.shelf.upgrade() {
             shelf.put(link, most, now);
+            self.enters_stock();
         }
     }
 
@@ -142,7 +168,10 @@ impl Lane {
             let birth = self.era.birth();
             let io = self.open(within, own).await?;
             match Shared::begin(io, birth).await {
-                Ok(shared) => return Ok(Link::http2(shelf.share(shared), shelf)),
+                Ok(shared) => {
+                    self.enters_stock();
+                    return Ok(Link::http2(shelf.share(shared), shelf));
+                }
                 // A backend that restarts drops whoever waits in its queue; nothing was asked of it yet.
                 Err(gone) if again && matches!(gone.reason, Reason::BackendClosed | Reason::BackendReset) => {
                     again = false

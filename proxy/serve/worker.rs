@@ -10,7 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Cache};
@@ -28,11 +28,12 @@ use super::flight::{Flight, Guard};
 use super::headers;
 use super::listen::Manner;
 use super::meter::{Clients, Meter, Meters};
-use super::pool::{Claim, Lane};
+use super::pool::{Claim, Lane, Stock};
 use crate::mail::Letter;
 use crate::table::{Backend, Destination, Table};
 
-/// How often a worker looks for what has waited too long. A deadline is never early, and at most two of these late.
+/// How often a worker looks for what has waited too long. A deadline is never early, and at most two of these late; an
+/// idle connection to one of very many backends up to a second.
 pub const SWEEP: Duration = Duration::from_millis(100);
 
 /// What a tunnel passes at once.
@@ -73,6 +74,10 @@ pub struct Worker {
     meters: Arc<Meters>,
     table: RefCell<Cache<Arc<ArcSwap<Table>>, Arc<Table>>>,
     lanes: RefCell<Vec<Option<Rc<Lane>>>>,
+    /// The lanes that have connections to look after.
+    stock: Rc<Stock>,
+    /// The table that the lanes were last compared with. Weak, not to keep an old one.
+    compared: RefCell<Weak<Table>>,
     conns: RefCell<Slab<Rc<Conn>>>,
     flights: RefCell<Slab<Rc<Flight>>>,
     limits: Cell<Limits>,
@@ -176,6 +181,8 @@ pub fn run(parts: Parts) -> io::Result<()> {
             meters: parts.meters,
             table: RefCell::new(table),
             lanes: RefCell::default(),
+            stock: Rc::default(),
+            compared: RefCell::default(),
             conns: RefCell::default(),
             flights: RefCell::default(),
             limits: Cell::new(limits),
@@ -282,7 +289,8 @@ impl Worker {
             Some(lane) if lane.backend.id == backend.id => lane.clone(),
             _ => {
                 let owner = Some((backend.service.clone(), backend.color.clone()));
-                let lane = Rc::new(Lane::new(backend.clone(), self.meters.of(&owner, self.id), self.id));
+                let meter = self.meters.of(&owner, self.id);
+                let lane = Lane::new(backend.clone(), meter, self.id, self.stock.clone());
                 lanes[backend.slot] = Some(lane.clone());
                 lane
             }

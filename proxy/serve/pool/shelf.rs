@@ -112,6 +112,11 @@ impl Shelf {
         self.shared.borrow_mut().retain(|shared| shared.is_usable() && (shared.is_busy() || shared.rested() >= since));
     }
 
+    /// Whether there is no connection here.
+    pub(super) fn is_empty(&self) -> bool {
+        self.idle.borrow().is_empty() && self.shared.borrow().is_empty()
+    }
+
     /// Closes every idle connection; shared ones in use when their last stream ends.
     pub(super) fn clear(&self) {
         self.idle.borrow_mut().clear();

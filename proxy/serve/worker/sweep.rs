@@ -1,6 +1,8 @@
 //! What has waited for too long? Every deadline of a worker's connections, requests and idle links, looked at together.
 
+use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::super::pool::Lane;
@@ -42,31 +44,34 @@ impl Worker {
 
     /// Notes for each backend when its oldest stream began, for those who look from outside.
     fn note_oldest(&self) {
-        let mut oldest: Vec<(Rc<Lane>, Instant)> = Vec::new();
+        let mut oldest: HashMap<usize, (Rc<Lane>, Instant)> = HashMap::new();
         for (_, flight) in self.flights.borrow().iter().filter(|(_, flight)| flight.stream().is_some()) {
             let Some(lane) = flight.lane() else { continue };
-            match oldest.iter_mut().find(|(known, _)| known.backend.slot == lane.backend.slot) {
-                Some((_, began)) => *began = flight.started().min(*began),
-                None => oldest.push((lane, flight.started())),
-            }
+            let (_, began) = oldest.entry(lane.backend.slot).or_insert_with(|| (lane, flight.started()));
+            *began = flight.started().min(*began);
         }
-        for (lane, began) in oldest {
+        for (lane, began) in oldest.into_values() {
             let began = SystemTime::now() - began.elapsed();
             let since = began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             lane.set_oldest(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
         }
     }
 
-    /// Closes backend connections that have been idle for too long, and forgets backends that no table names.
+    /// Closes backend connections that have been idle for too long, and forgets backends that no table names: those can
+    /// only be when the table is another one than before.
     fn sweep_lanes(&self, now: u64) {
         let mut table = self.table.borrow_mut();
         let table = table.load();
-        for lane in self.lanes.borrow_mut().iter_mut() {
-            let Some(kept) = lane else { continue };
-            match table.owner(&kept.backend) {
-                Some(service) => kept.expire(now.saturating_sub(millis(service.config.pool.idle))),
-                None => *lane = None,
+        if !std::ptr::eq(self.compared.borrow().as_ptr(), Arc::as_ptr(table)) {
+            self.compared.replace(Arc::downgrade(table));
+            for lane in self.lanes.borrow_mut().iter_mut() {
+                lane.take_if(|lane| table.owner(&lane.backend).is_none());
             }
         }
+        self.stock.sweep(|lane| match table.owner(&lane.backend) {
+            Some(service) => lane.expire(now.saturating_sub(millis(service.config.pool.idle))),
+            // Requests may still have it; what they kept on it is of use to nobody.
+            None => lane.retire(),
+        });
     }
 }
