@@ -25,21 +25,36 @@ pub const BUCKETS: [f64; 16] =
 /// Statuses by their hundreds.
 const CLASSES: usize = 5;
 
-/// One worker's numbers about one color.
+/// One worker's numbers about one color. Most colors are only probed: what else is counted is made when first needed,
+/// so that such a one has 128 bytes instead of 2 KiB.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct Meter {
-    codes: Codes,
-    duration: Histogram,
-    first_byte: Histogram,
+    requests: OnceLock<Box<Requests>>,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     connects: AtomicU64,
     retries: AtomicU64,
     probes_passed: AtomicU64,
     probes_failed: AtomicU64,
-    failures: ByReason<AtomicU64>,
-    connect_failures: ByReason<AtomicU64>,
+    failures: OnceLock<Box<Failures>>,
+}
+
+/// Of a color that requests were sent to.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Requests {
+    codes: Codes,
+    duration: Histogram,
+    first_byte: Histogram,
+}
+
+/// Of a color that failed.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Failures {
+    requests: ByReason<AtomicU64>,
+    connects: ByReason<AtomicU64>,
 }
 
 /// One number per reason; a type of its own because the standard library makes no default of longer arrays than 32.
@@ -116,11 +131,13 @@ impl Meter {
     fn ended(&self, method: usize, status: StatusCode, seconds: f64, first_byte: Option<f64>) {
         let status = status.as_u16();
         let class = (usize::from(status) / 100).clamp(1, CLASSES) - 1;
-        let codes = self.codes.0[method * CLASSES + class].get_or_init(|| Box::new([const { AtomicU64::new(0) }; 100]));
+        let requests = self.requests.get_or_init(Box::default);
+        let codes =
+            requests.codes.0[method * CLASSES + class].get_or_init(|| Box::new([const { AtomicU64::new(0) }; 100]));
         add(&codes[usize::from(status % 100)], 1);
-        self.duration.observe(seconds);
+        requests.duration.observe(seconds);
         if let Some(first_byte) = first_byte {
-            self.first_byte.observe(first_byte);
+            requests.first_byte.observe(first_byte);
         }
     }
 
@@ -132,7 +149,7 @@ impl Meter {
 
     /// A request failed.
     pub fn failed(&self, reason: Reason) {
-        add(&self.failures.0[reason as usize], 1);
+        add(&self.failures.get_or_init(Box::default).requests.0[reason as usize], 1);
     }
 
     /// A head was refused that never became a request.
@@ -149,7 +166,7 @@ impl Meter {
 
     /// A connection to the backend could not be opened.
     pub fn connect_failed(&self, reason: Reason) {
-        add(&self.connect_failures.0[reason as usize], 1);
+        add(&self.failures.get_or_init(Box::default).connects.0[reason as usize], 1);
     }
 
     /// A request was sent a second time.
@@ -163,28 +180,42 @@ impl Meter {
     }
 
     fn add_to(&self, totals: &mut Totals) {
-        for (index, codes) in self.codes.0.iter().enumerate() {
-            let Some(codes) = codes.get() else { continue };
-            let (method, class) = (index / CLASSES, index % CLASSES + 1);
-            for (code, count) in codes.iter().enumerate() {
-                let count = read(count);
-                if count > 0 {
-                    *totals.requests.entry((method, (class * 100 + code) as u16)).or_default() += count;
-                }
-            }
+        if let Some(requests) = self.requests.get() {
+            requests.codes.add_to(&mut totals.requests);
+            requests.duration.add_to(&mut totals.duration);
+            requests.first_byte.add_to(&mut totals.first_byte);
         }
-        self.duration.add_to(&mut totals.duration);
-        self.first_byte.add_to(&mut totals.first_byte);
         totals.bytes_in += read(&self.bytes_in);
         totals.bytes_out += read(&self.bytes_out);
         totals.connects += read(&self.connects);
         totals.retries += read(&self.retries);
         totals.probes_passed += read(&self.probes_passed);
         totals.probes_failed += read(&self.probes_failed);
-        for (total, count) in totals.failures.0.iter_mut().zip(&self.failures.0) {
-            *total += read(count);
+        if let Some(failures) = self.failures.get() {
+            failures.requests.add_to(&mut totals.failures);
+            failures.connects.add_to(&mut totals.connect_failures);
         }
-        for (total, count) in totals.connect_failures.0.iter_mut().zip(&self.connect_failures.0) {
+    }
+}
+
+impl Codes {
+    fn add_to(&self, totals: &mut BTreeMap<(usize, u16), u64>) {
+        for (index, codes) in self.0.iter().enumerate() {
+            let Some(codes) = codes.get() else { continue };
+            let (method, class) = (index / CLASSES, index % CLASSES + 1);
+            for (code, count) in codes.iter().enumerate() {
+                let count = read(count);
+                if count > 0 {
+                    *totals.entry((method, (class * 100 + code) as u16)).or_default() += count;
+                }
+            }
+        }
+    }
+}
+
+impl ByReason<AtomicU64> {
+    fn add_to(&self, totals: &mut ByReason<u64>) {
+        for (total, count) in totals.0.iter_mut().zip(&self.0) {
             *total += read(count);
         }
     }
@@ -395,6 +426,16 @@ mod tests {
         assert_eq!(left.keys().collect::<Vec<_>>(), [&owner("green")]);
         meters.of(&owner("green"), 0).connected();
         assert_eq!(meters.totals(|_, _| true)[&owner("green")].connects, 2);
+    }
+
+    /// With ten thousand services there are forty thousand of them.
+    #[test]
+    fn a_meter_of_a_color_that_is_only_probed_is_small() {
+        let meter = Meter::default();
+        meter.probed(true);
+        meter.connected();
+        assert!(meter.requests.get().is_none() && meter.failures.get().is_none());
+        assert_eq!(size_of::<Meter>(), 128);
     }
 
     #[test]
