@@ -40,15 +40,17 @@ pub fn boot(config: &Config, store: &Store, assume: Option<&Color>) -> Result<Bo
     {
         return Err(BootError::UnknownColor(color.clone()));
     }
-    let mut services = BTreeMap::new();
+    let (mut services, mut new) = (BTreeMap::new(), Vec::new());
     for (name, service) in &config.service {
         let assumed = assume.filter(|color| service.backends.contains_key(*color));
         let (entry, is_new) = entry(name, service, store, assumed)?;
         if is_new {
-            store.save(name, &entry.record)?;
+            new.push((name.clone(), entry.record.clone()));
         }
         services.insert(name.clone(), entry);
     }
+    // Together: the disk takes as long for one as for all. After a crash in between, what is not there is found new again.
+    store.save_all(&new)?;
     Ok(Board { services })
 }
 
@@ -135,6 +137,20 @@ mod tests {
         let record = &board.services[&portal()].record;
         assert_eq!((record.generation, &record.live), (1, &color("blue")));
         assert_eq!(store.load(&portal()).expect("a record"), Loaded::Current(record.clone()));
+    }
+
+    /// A crash, or a full disk, while the first ones were saved: some are there, the others are made again.
+    #[test]
+    fn first_records_that_are_missing_are_made_again() {
+        let (_dir, store) = store();
+        let mut config = config(&["blue", "green"]);
+        let service = config.service[&portal()].clone();
+        boot(&config, &store, None).expect("a board");
+        config.service.extend((0..100).map(|n| (format!("s{n}").parse().expect("a name"), service.clone())));
+        let board = boot(&config, &store, None).expect("a board");
+        for (name, entry) in &board.services {
+            assert_eq!(store.load(name).expect("a record"), Loaded::Current(entry.record.clone()));
+        }
     }
 
     /// A reload that failed elsewhere left the state of a service behind that had never been.

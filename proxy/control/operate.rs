@@ -377,11 +377,11 @@ impl Switchboard {
         });
     }
 
-    /// Puts a record into the queue for the disk: what is queued later is newer.
-    pub(super) fn save(&self, service: ServiceName, record: Record) -> oneshot::Receiver<Result<(), String>> {
+    /// Puts records into the queue for the disk: what is queued later is newer.
+    pub(super) fn save(&self, records: Vec<(ServiceName, Record)>) -> oneshot::Receiver<Result<(), String>> {
         let (saved, result) = oneshot::channel();
         // A queue that has ended drops `saved`, which the receiver sees.
-        let _ended = self.saving.send(Saving { service, record, saved });
+        let _ended = self.saving.send(Saving { records, saved });
         result
     }
 

@@ -41,8 +41,9 @@ impl Switchboard {
         let config = Config::load(path).map_err(|error| error.to_string())?;
         let (board, changed) = self.build(&config)?;
         let pairs = self.pairs.with(&config.certificate).map_err(|fault| format!("{fault}\nhint: {}", fault.hint()))?;
-        for name in &changed {
-            let saved = self.save(name.clone(), board.services[name].record.clone());
+        if !changed.is_empty() {
+            let records = changed.iter().map(|name| (name.clone(), board.services[name].record.clone()));
+            let saved = self.save(records.collect());
             saved.await.unwrap_or_else(|_ended| Err("bgproxy is shutting down".to_owned()))?;
         }
         let needs_restart = needs_restart(&self.config, &config);

@@ -9,20 +9,19 @@ use tokio::sync::{mpsc, oneshot};
 use super::failpoint;
 use super::state::{Record, Store};
 
-/// A record on its way to the disk.
+/// Records on their way to the disk: all of them get there, or none.
 #[derive(Debug)]
 pub(super) struct Saving {
-    pub(super) service: ServiceName,
-    pub(super) record: Record,
+    pub(super) records: Vec<(ServiceName, Record)>,
     pub(super) saved: oneshot::Sender<Result<(), String>>,
 }
 
 /// Saves records one after another.
 pub(super) async fn save_in_order(store: Arc<Store>, mut queue: mpsc::UnboundedReceiver<Saving>) {
-    while let Some(Saving { service, record, saved }) = queue.recv().await {
+    while let Some(Saving { records, saved }) = queue.recv().await {
         let store = store.clone();
         let result = tokio::task::spawn_blocking(move || {
-            let result = store.save(&service, &record).map_err(|error| format!("{:#}", anyhow::Error::from(error)));
+            let result = store.save_all(&records).map_err(|error| format!("{:#}", anyhow::Error::from(error)));
             failpoint::reach("after_persist");
             result
         })

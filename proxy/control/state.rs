@@ -5,6 +5,7 @@
 //! second daemon out. Everything here blocks on the disk on purpose: it is called from a blocking task, because a
 //! reply must not be given before the disk has answered.
 
+mod error;
 mod form;
 
 #[cfg(test)]
@@ -13,7 +14,9 @@ mod tests;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use bgproxy_conf::wire::HistoryEntry;
 use bgproxy_conf::{Color, ServiceName};
@@ -21,10 +24,19 @@ use rustix::fs::{Access, FlockOperation, access, flock};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+use error::failed;
 use form::{Found, decode, encode, salvage};
+
+pub use error::StateError;
 
 /// Entries of history kept.
 const HISTORY: usize = 50;
+
+/// Files flushed at once, where there are many: the disk makes them durable together, in the time of one.
+const ABREAST: usize = 32;
+
+/// Files open at once, where there are many.
+const LOT: usize = 512;
 
 /// What a service must know again after a crash.
 // Unknown fields are refused. A field that we do not know was written by somebody to whom it meant something, a
@@ -71,83 +83,6 @@ pub struct Store {
     handle: File,
     /// Held for its flock, which the kernel drops with us however we end.
     _lock: File,
-}
-
-/// Why state cannot be read or written, and what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum StateError {
-    /// There is no such directory.
-    #[error("state directory `{dir}` does not exist; create it with `install -d -o bgproxy {dir}`", dir = dir.display())]
-    Missing {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// It is something else.
-    #[error("`{}` is not a directory; set `state.dir` to one", dir.display())]
-    NotADirectory {
-        /// The path.
-        dir: PathBuf,
-    },
-    /// We may not write there.
-    #[error("cannot write to the state directory `{dir}`, which must belong to the user that bgproxy runs as (`chown bgproxy {dir}`)", dir = dir.display())]
-    NotWritable {
-        /// The directory.
-        dir: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Another daemon uses it.
-    #[error("state directory `{}` is in use by another bgproxy{}; stop that one, or give this one a `state.dir` of its own", dir.display(), process(*pid))]
-    Taken {
-        /// The directory.
-        dir: PathBuf,
-        /// The other's process id, if it wrote one.
-        pid: Option<u32>,
-    },
-    /// The newest record and the one before it are unusable.
-    #[error(
-        "the state of service `{service}` is damaged: {fault}; {previous_fault}; restore `{}` from a backup, or start once with `--assume-live blue` (the color that shall be live)", path.display()
-    )]
-    Damaged {
-        /// The service.
-        service: ServiceName,
-        /// The newest record's file.
-        path: PathBuf,
-        /// What is wrong with it.
-        fault: String,
-        /// What is wrong with the one before.
-        previous_fault: String,
-    },
-    /// A file is intact and says what this version does not understand.
-    #[error(
-        "`{}` {meaning}; start the bgproxy that wrote it, or start this one once with `--assume-live blue` (the color that shall be live)", path.display()
-    )]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-        /// What about it is foreign.
-        meaning: String,
-    },
-    /// The kernel refused.
-    #[error("cannot {action} `{}`", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// With which file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The new record is in place, but whether it survives a power cut is not certain, and it could not be taken back.
-    #[error("cannot make `{}` durable ({durable}), nor put the record before it back; a restart may see either", path.display())]
-    Torn {
-        /// The newest record's file.
-        path: PathBuf,
-        /// Why it may not be durable.
-        durable: io::Error,
-        /// Why the old one could not be put back.
-        source: Box<StateError>,
-    },
 }
 
 /// What the file's name must lead back to if a save fails after its rename.
@@ -243,27 +178,62 @@ impl Store {
     /// Makes a record the newest one; when this returns it survives a power cut.
     ///
     /// # Errors
-    /// [`StateError`]: the record before it is still the newest one, and nothing is left over ([`StateError::Torn`]
-    /// excepted). Where the disk failed in the last step, a power cut may yet bring the new one back.
+    /// As [`Store::save_all`].
     pub fn save(&self, service: &ServiceName, record: &Record) -> Result<(), StateError> {
-        let names = self.names(service);
-        let temp = self.write(&names.current, &encode(service, record))?;
-        let old = self.keep(&names, service)?;
-        temp.rename(&names.current)?;
-        match self.handle.sync_all() {
-            Ok(()) => Ok(()),
-            Err(durable) => Err(self.put_back(&names, old, durable)),
-        }
+        self.save_all(&[(service.clone(), record.clone())])
     }
 
-    /// Step one: the bytes on disk under a name that nobody reads.
+    /// Makes these the newest records of their services, each of another one; when this returns they survive a power
+    /// cut. A crash in the midst leaves each service with its old record or its new one: nothing is renamed before
+    /// every new one is on disk, but not all are renamed at once. Nobody may have been promised anything until then.
+    ///
+    /// # Errors
+    /// [`StateError`]: the records before them are still the newest ones, and nothing is left over
+    /// ([`StateError::Torn`] excepted). Where the disk failed in the last step, a power cut may yet bring new ones back.
+    pub fn save_all(&self, records: &[(ServiceName, Record)]) -> Result<(), StateError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let mut placed = Vec::with_capacity(records.len());
+        let place = |((service, _), temp): (&(ServiceName, Record), Temp)| {
+            let names = self.names(service);
+            let old = self.keep(&names, service)?;
+            temp.rename(&names.current)?;
+            placed.push((names, old));
+            Ok(())
+        };
+        let temps = self.write_all(records)?;
+        let renamed = records.iter().zip(temps).try_for_each(place);
+        let durable = renamed.and_then(|()| self.handle.sync_all().map_err(failed("flush", &self.dir)));
+        durable.map_err(|fault| self.put_back(placed, fault))
+    }
+
+    /// Step one: the bytes of all of them on disk under names that nobody reads.
+    fn write_all(&self, records: &[(ServiceName, Record)]) -> Result<Vec<Temp>, StateError> {
+        let mut temps = Vec::with_capacity(records.len());
+        for lot in records.chunks(LOT) {
+            let create =
+                |(service, record): &(_, _)| self.create(&self.names(service).current, &encode(service, record));
+            let files: Vec<(Temp, File)> = lot.iter().map(create).collect::<Result<_, _>>()?;
+            flush_all(&files)?;
+            temps.extend(files.into_iter().map(|(temp, _)| temp));
+        }
+        Ok(temps)
+    }
+
     fn write(&self, name: &Path, bytes: &[u8]) -> Result<Temp, StateError> {
+        let (temp, file) = self.create(name, bytes)?;
+        file.sync_all().map_err(failed("flush", &temp.0))?;
+        Ok(temp)
+    }
+
+    /// A file with these bytes, which are not on disk yet.
+    fn create(&self, name: &Path, bytes: &[u8]) -> Result<(Temp, File), StateError> {
         let temp = Temp::new(name);
         let file = File::options().write(true).create_new(true).mode(0o640).open(&temp.0);
         let mut file = file.map_err(failed("create", &temp.0))?;
         file.write_all(bytes).map_err(failed("write", &temp.0))?;
-        file.sync_all().map_err(failed("flush", &temp.0))?;
-        Ok(temp)
+        Ok((temp, file))
     }
 
     /// Step two: the newest record, which is about to be replaced, becomes the previous one. It keeps its own name
@@ -282,16 +252,20 @@ impl Store {
         Ok(Old::Nothing)
     }
 
-    /// After a failed fsync of the directory: the caller is told that nothing was saved, so a restart must see it so.
-    fn put_back(&self, names: &Names, old: Old, durable: io::Error) -> StateError {
-        let put_back = match old {
-            Old::Good(bytes) => self.double(&names.previous, &bytes).and_then(|temp| temp.rename(&names.current)),
-            Old::Nothing => fs::remove_file(&names.current).map_err(failed("remove", &names.current)),
-        };
-        match put_back {
-            Ok(()) => failed("flush", &self.dir)(durable),
-            Err(source) => StateError::Torn { path: names.current.clone(), durable, source: Box::new(source) },
+    /// After a rename or the fsync of the directory failed: the caller is told that nothing was saved, so a restart must
+    /// see it so.
+    fn put_back(&self, placed: Vec<(Names, Old)>, mut fault: StateError) -> StateError {
+        for (names, old) in placed {
+            let put_back = match old {
+                Old::Good(bytes) => self.double(&names.previous, &bytes).and_then(|temp| temp.rename(&names.current)),
+                Old::Nothing => fs::remove_file(&names.current).map_err(failed("remove", &names.current)),
+            };
+            if let Err(source) = put_back {
+                let (durable, source) = (Box::new(fault), Box::new(source));
+                fault = StateError::Torn { path: names.current, durable, source };
+            }
         }
+        fault
     }
 
     /// A second name for a file, to be renamed: by link, or by copy on filesystems that have no links.
@@ -318,6 +292,26 @@ impl Store {
         let name = |suffix| self.dir.join(format!("{service}.{suffix}"));
         Names { current: name("json"), previous: name("json.previous"), refused: name("json.refused") }
     }
+}
+
+/// Flushes these files, several at once where there are many.
+fn flush_all(files: &[(Temp, File)]) -> Result<(), StateError> {
+    let flush = |files: &[(Temp, File)]| {
+        files.iter().try_for_each(|(temp, file)| file.sync_all().map_err(failed("flush", &temp.0)))
+    };
+    if let [_] = files {
+        return flush(files);
+    }
+    thread::scope(|scope| {
+        let start =
+            |files| thread::Builder::new().spawn_scoped(scope, move || flush(files)).map_err(|fault| (files, fault));
+        let started: Vec<_> = files.chunks(files.len().div_ceil(ABREAST).max(1)).map(start).collect();
+        started.into_iter().try_for_each(|started| match started {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            // No thread to be had: they are only slower without.
+            Err((files, _)) => flush(files),
+        })
+    })
 }
 
 fn unusable(dir: PathBuf, source: io::Error) -> StateError {
@@ -360,14 +354,6 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
         Err(fault) if fault.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(fault) => Err(failed("read", path)(fault)),
     }
-}
-
-fn process(pid: Option<u32>) -> String {
-    pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
-    move |source| StateError::Io { action, path: path.to_owned(), source }
 }
 
 // === impl Temp ===

@@ -479,3 +479,67 @@ proptest! {
         }
     }
 }
+
+/// Records of this generation, of services called `s0` and so on.
+fn many(count: usize, generation: u64) -> Vec<(ServiceName, Record)> {
+    let name = |n| format!("s{n}").parse().expect("a name");
+    (0..count).map(|n| (name(n), record(generation))).collect()
+}
+
+fn are_at(store: &Store, records: &[(ServiceName, Record)]) -> bool {
+    records.iter().all(|(name, record)| store.load(name).expect("loads") == Loaded::Current(record.clone()))
+}
+
+#[test]
+fn many_are_saved_together_and_those_before_them_are_kept() {
+    let dir = Dir::new();
+    let store = dir.open();
+    for count in [0, 1, 2, 31, 33, 500] {
+        store.save_all(&many(count, 1)).expect("saves");
+        assert!(are_at(&store, &many(count, 1)), "{count}");
+    }
+    assert_eq!(dir.files().len(), 1 + 500 + 33, "and nothing half-written: {:?}", dir.files());
+    store.save_all(&many(500, 2)).expect("saves");
+    drop(store);
+    assert!(are_at(&dir.open(), &many(500, 2)));
+    assert_eq!(dir.files().len(), 1 + 500 + 500);
+}
+
+#[test]
+fn a_failed_flush_puts_all_of_many_back() {
+    let dir = Dir::new();
+    let mut store = dir.open();
+    store.save_all(&many(50, 1)).expect("saves");
+    store.handle = unsyncable();
+    store.save_all(&many(100, 2)).expect_err("no fsync");
+    assert!(are_at(&store, &many(50, 1)));
+    assert!(many(100, 2)[50..].iter().all(|(name, _)| store.load(name).expect("loads") == Loaded::Fresh));
+    assert_eq!(dir.files().len(), 1 + 50 + 50, "newest and previous of those there were: {:?}", dir.files());
+}
+
+/// The others had been replaced already, or were yet to be.
+#[test]
+fn one_that_cannot_be_replaced_leaves_all_as_they_were() {
+    let dir = Dir::new();
+    let store = dir.open();
+    store.save_all(&many(50, 1)).expect("saves");
+    fs::remove_file(dir.path("s25.json")).expect("removes");
+    fs::create_dir(dir.path("s25.json")).expect("a directory in its place");
+    store.save_all(&many(50, 2)).expect_err("no file");
+    let all = many(50, 1);
+    assert!(are_at(&store, &all[..25]) && are_at(&store, &all[26..]));
+    assert!(dir.files().iter().all(|name| !name.ends_with(".tmp")), "{:?}", dir.files());
+}
+
+/// A crash after the new ones are on disk and before they are renamed.
+#[test]
+fn many_that_were_written_and_not_renamed_were_never_there() {
+    let dir = Dir::new();
+    let store = dir.open();
+    store.save_all(&many(40, 1)).expect("saves");
+    std::mem::forget(store.write_all(&many(60, 2)).expect("writes"));
+    drop(store);
+    let store = dir.open();
+    assert!(are_at(&store, &many(40, 1)));
+    assert_eq!(dir.files().len(), 1 + 40, "{:?}", dir.files());
+}
