@@ -31,14 +31,14 @@ use super::state::{Record, Store};
 use super::streams::{CloseStreams, Old};
 use super::switchboard::{Board, Command, CommandId, Done, Effect, Entry, Event, Refusal};
 use super::watch::{Change, Key, Seen, Watcher};
-use crate::mail::Mailboxes;
+use crate::mail::{Mailboxes, Question};
 use crate::table::{Backend, Service, Table};
 
 /// Asks that may wait for the loop; then the askers wait.
 const QUEUE: usize = 256;
 
 /// How often colors are looked at that nobody asked about.
-const ROUND: Duration = Duration::from_secs(1);
+pub(super) const ROUND: Duration = Duration::from_secs(1);
 
 /// What may be asked of the switchboard; the reply goes into the sender.
 #[derive(Debug)]
@@ -489,7 +489,7 @@ impl Switchboard {
         }
     }
 
-    pub(super) fn question(&self, service: &ServiceName, color: &Color) -> Option<crate::mail::Question> {
+    pub(super) fn question(&self, service: &ServiceName, color: &Color) -> Option<Question> {
         let backend = self.registry.find(service, color)?;
         Some(probe::question(self.config.service.get(service)?, backend))
     }
@@ -528,6 +528,9 @@ impl Switchboard {
         });
         result
     }
+        // No switch comes of it, so it leaves no connection behind: with thousands of colors those would be all that the
+        // process may have open.
+        let question = Question { pool: 0, ..question };
 
     /// Remembers a probe's answer; tells when it is another one than before.
     fn note(&mut self, service: ServiceName, color: Color, probe: ProbeReport) {

@@ -8,30 +8,44 @@ use bgproxy_conf::{Address, Color, ServiceName};
 
 use super::certificates::Outcome;
 use super::live_file::{self, Meaning, Reader, Todo};
-use super::operate::Switchboard;
+use super::operate::{ROUND, Switchboard};
 use super::switchboard::{Command, Entry, Event};
 use super::watch::{self, Change, Key, Seen, Watched};
 use crate::clock;
+
+/// So many colors are asked in one round without a thought.
+const FEW: usize = 256;
+
+/// How many colors are asked in one round at most, where `per_round` come due in one on average: thousands that came due
+/// together, at a start, would keep coming together, and each time the clients' requests would wait behind them.
+fn at_once(per_round: f64) -> usize {
+    FEW.max((per_round * 1.25).ceil() as usize)
+}
 
 impl Switchboard {
     /// Asks every color that has not been asked for a while, and looks at the live files and at what expires.
     pub(super) fn look_around(&mut self) {
         self.look_at_live_files(|_| true, Reader::round);
         self.pairs.warn_of_expiry();
-        let mut due = Vec::new();
+        let (mut due, mut per_round) = (Vec::new(), 0.0);
         for (service, config) in &self.config.service {
             let every = config.ready.watch.get();
             if every.is_zero() {
                 continue;
             }
             for color in config.backends.keys() {
+                per_round += ROUND.div_duration_f64(every);
                 let key = (service.clone(), color.clone());
-                if self.asked.get(&key).is_none_or(|asked| asked.elapsed() >= every) {
-                    due.push(key);
+                let asked = self.asked.get(&key).copied();
+                if asked.is_none_or(|asked| asked.elapsed() >= every) {
+                    due.push((asked, key));
                 }
             }
         }
-        for (service, color) in due {
+        // Who has waited longest is first; who was never asked, before everybody.
+        due.sort();
+        due.truncate(at_once(per_round));
+        for (_, (service, color)) in due {
             // The answer comes as news.
             drop(self.ask_once(&service, &color));
         }
@@ -149,5 +163,18 @@ impl Switchboard {
             self.mail.retire(backend.slot).await;
         }
         drop(self.ask_once(&service, &color));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::at_once;
+
+    #[test]
+    fn thousands_of_colors_are_asked_by_turns() {
+        assert_eq!(at_once(0.2), 256);
+        // 20,000 colors every ten seconds: all have been asked when eight seconds are over.
+        assert_eq!(at_once(2000.0), 2500);
+        assert_eq!(at_once(f64::INFINITY), usize::MAX);
     }
 }

@@ -1,5 +1,6 @@
 //! Is this backend ready? One question, sent the way a request is sent: same socket, same connection code, same
-//! headers. A good answer leaves its connection in the pool, so a color that passes is already warm.
+//! headers. Where the question says so, a good answer leaves its connection in the pool: a color that passes is already
+//! warm.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -75,7 +76,7 @@ fn request(question: &Question) -> Result<Request<Upload>, Failure> {
     Ok(Request::from_parts(head, body))
 }
 
-/// Reads a good answer to its end and keeps the connection; a long one is left.
+/// Reads a good answer to its end and keeps the connection, if any are to be kept; a long one is left.
 async fn finish(lane: &Lane, mut link: Link, most: usize, now: u64) -> Result<(), Failure> {
     let mut read = 0;
     while let Some(frame) = poll_fn(|cx| link.poll_frame(cx)).await {
@@ -84,7 +85,9 @@ async fn finish(lane: &Lane, mut link: Link, most: usize, now: u64) -> Result<()
             return Ok(());
         }
     }
-    lane.keep(link, most, now);
+    if most > 0 {
+        lane.keep(link, most, now);
+    }
     Ok(())
 }
 
