@@ -21,6 +21,8 @@ pub struct Table {
     /// Whose forwarding headers are believed.
     pub trusted: Trusted,
     routes: Routes,
+    /// Where in `services` a name is.
+    names: HashMap<ServiceName, usize>,
     /// Which service a slot's backend belongs to.
     slots: HashMap<usize, usize>,
 }
@@ -92,7 +94,9 @@ impl Table {
         let slots = services.iter().enumerate();
         let slots =
             slots.flat_map(|(index, service)| service.backends.iter().map(move |backend| (backend.slot, index)));
-        Table { slots: slots.collect(), services, limits, trusted, routes }
+        let slots = slots.collect();
+        let names = services.iter().enumerate().map(|(index, service)| (service.name.clone(), index)).collect();
+        Table { services, limits, trusted, routes, names, slots }
     }
 
     /// Where a request for this host (as sent: any case, perhaps with a port) and path goes.
@@ -121,7 +125,7 @@ impl Table {
 
     /// The service of this name.
     pub fn service(&self, name: &ServiceName) -> Option<&Arc<Service>> {
-        self.services.iter().find(|service| service.name == *name)
+        self.services.get(*self.names.get(name)?)
     }
 }
 
@@ -325,6 +329,19 @@ pub(crate) mod tests {
         assert_eq!(found(&t, "api.example.com", "/v1/x"), is("api", "blue"));
         assert_eq!(found(&t, "api.example.com", "/v2"), is("all", "blue"));
         assert_eq!(found(&t, "example.org", "/"), None);
+    }
+
+    #[test]
+    fn a_service_is_found_by_its_name_and_a_backend_by_its_slot() {
+        let t = table(&[("b", &["b.example.com"], &["/"], &[]), ("a", &["a.example.com"], &["/"], &[])]);
+        for service in &t.services {
+            assert_eq!(t.service(&service.name).map(|found| &found.name), Some(&service.name));
+            for backend in &service.backends {
+                assert_eq!(t.owner(backend).map(|found| &found.name), Some(&service.name));
+            }
+        }
+        assert!(t.service(&"c".parse().expect("a name")).is_none());
+        assert!(t.owner(&backend(99, "blue", 1)).is_none());
     }
 
     #[test]

@@ -360,7 +360,7 @@ impl Switchboard {
 
     fn persist(&mut self, id: Option<CommandId>, service: ServiceName, record: Record) {
         failpoint::reach("before_persist");
-        let saved = self.save(service.clone(), record);
+        let saved = self.save(vec![(service.clone(), record)]);
         let telling = self.telling.clone();
         tokio::task::spawn_local(async move {
             let result = saved.await.unwrap_or_else(|_ended| Err("bgproxy is shutting down".to_owned()));
@@ -387,6 +387,7 @@ impl Switchboard {
 
     /// Makes the table of what is in force and lets the workers see it.
     pub fn publish(&mut self) {
+        let published = self.table.load_full();
         let mut services = Vec::with_capacity(self.board.services.len());
         let mut used_again = Vec::new();
         for (name, entry) in &self.board.services {
@@ -399,21 +400,31 @@ impl Switchboard {
                 tracing::error!(service = %name, "no backend for the live color, the service is left out");
                 continue;
             };
-            let before = self.table.load().service(name).cloned();
-            if before.as_ref().is_none_or(|before| before.live.color != live.color) {
+            let before = published.service(name);
+            if before.is_none_or(|before| before.live.color != live.color) {
                 self.served_before.insert((name.clone(), live.color.clone()), live.sum().finished);
             }
             if let Some(before) = before {
                 let was_idle = |used: &&Arc<Backend>| ![before.live.slot, before.preview.slot].contains(&used.slot);
                 used_again.extend([&live, &preview].into_iter().filter(was_idle).cloned());
             }
-            services.push(Arc::new(Service {
-                name: name.clone(),
-                generation: entry.record.generation,
-                live,
-                preview,
-                backends,
-                config: config.clone(),
+            let generation = entry.record.generation;
+            // Of ten thousand services a switch changes one.
+            let same = |before: &&Arc<Service>| {
+                let is = |a: &[Arc<Backend>], b: &[Arc<Backend>]| a.iter().map(|a| a.id).eq(b.iter().map(|b| b.id));
+                (before.generation, before.live.id, before.preview.id) == (generation, live.id, preview.id)
+                    && is(&before.backends, &backends)
+                    && before.config == *config
+            };
+            services.push(before.filter(same).cloned().unwrap_or_else(|| {
+                Arc::new(Service {
+                    name: name.clone(),
+                    generation,
+                    live: live.clone(),
+                    preview: preview.clone(),
+                    backends: backends.clone(),
+                    config: config.clone(),
+                })
             }));
         }
         let table = Table::new(services, self.config.limits.clone(), self.config.trusted.clone());
@@ -517,6 +528,9 @@ impl Switchboard {
         let (done, result) = oneshot::channel();
         self.asked.insert((service.clone(), color.clone()), Instant::now());
         let Some(question) = self.question(service, color) else { return result };
+        // No switch comes of it, so it leaves no connection behind: with thousands of colors those would be all that the
+        // process may have open.
+        let question = Question { pool: 0, ..question };
         let (mail, telling) = (self.mail.clone(), self.telling.clone());
         let (service, color) = (service.clone(), color.clone());
         tokio::task::spawn_local(async move {
@@ -528,9 +542,6 @@ impl Switchboard {
         });
         result
     }
-        // No switch comes of it, so it leaves no connection behind: with thousands of colors those would be all that the
-        // process may have open.
-        let question = Question { pool: 0, ..question };
 
     /// Remembers a probe's answer; tells when it is another one than before.
     fn note(&mut self, service: ServiceName, color: Color, probe: ProbeReport) {

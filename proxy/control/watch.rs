@@ -11,6 +11,7 @@ mod places;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -133,6 +134,8 @@ struct Entry {
 /// What the task owns.
 struct Task {
     entries: Vec<Entry>,
+    /// Where in `entries` a key is.
+    index: HashMap<Key, usize>,
     places: Places,
     changes: mpsc::Sender<Change>,
 }
@@ -177,10 +180,6 @@ impl Watched {
         let path = path.into();
         let seen = look(&path, what);
         Watched { key, path, what, seen }
-    }
-
-    fn is(&self, other: &Watched) -> bool {
-        self.key == other.key && self.path == other.path && self.what == other.what
     }
 }
 
@@ -240,7 +239,8 @@ impl Task {
         notifier: Notifier,
     ) {
         let event = Arc::new(Notify::new());
-        let mut task = Task { entries: Vec::new(), places: Places::new(notifier, event.clone()), changes };
+        let mut task =
+            Task { entries: Vec::new(), index: HashMap::new(), places: Places::new(notifier, event.clone()), changes };
         let mut every = interval(EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The first unanswered event, and when it is to be answered.
@@ -279,18 +279,22 @@ impl Task {
     }
 
     fn replace(&mut self, set: Vec<Watched>) {
-        let mut before = std::mem::take(&mut self.entries);
-        self.entries = set
-            .into_iter()
-            .map(|watched| match before.iter().position(|entry| entry.watched.is(&watched)) {
-                Some(at) => before.swap_remove(at),
-                None => Entry { watched, unsure: None },
-            })
-            .collect();
+        let before = std::mem::take(&mut self.entries).into_iter();
+        let name = |watched: &Watched| (watched.key.clone(), watched.path.clone());
+        let mut before: HashMap<_, Entry> = before.map(|entry| (name(&entry.watched), entry)).collect();
+        let goes_on = |watched: Watched| match before.remove(&name(&watched)) {
+            Some(entry) if entry.watched.what == watched.what => entry,
+            _ => Entry { watched, unsure: None },
+        };
+        self.entries = set.into_iter().map(goes_on).collect();
+        self.index.clear();
+        for (at, entry) in self.entries.iter().enumerate() {
+            self.index.entry(entry.watched.key.clone()).or_insert(at);
+        }
     }
 
     fn know(&mut self, key: &Key, seen: Seen) {
-        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.watched.key == *key) {
+        if let Some(entry) = self.index.get(key).and_then(|at| self.entries.get_mut(*at)) {
             entry.watched.seen = seen;
             entry.unsure = None;
         }

@@ -3,7 +3,7 @@
 //! A file's own watch would be lost with the first rename over it. So its directory is watched, the directory of every
 //! symlink on the way to it (whose swap leads elsewhere), and where the way ends early the last directory there is.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -20,6 +20,12 @@ use super::Notifier;
 /// As many symlinks as the kernel follows.
 const LINKS: usize = 40;
 
+/// A directory's device and inode.
+type Id = (u64, u64);
+
+/// Directories whose watches are made anew at once.
+const AT_ONCE: usize = 256;
+
 /// The directories watched now.
 pub(super) struct Places {
     notifier: Notifier,
@@ -27,7 +33,9 @@ pub(super) struct Places {
     inotify: Option<RecommendedWatcher>,
     /// By device and inode: the kernel has one watch for a directory, whatever the number of names that lead to it,
     /// and to end the watch of one name would end them all.
-    armed: HashMap<(u64, u64), PathBuf>,
+    armed: HashMap<Id, PathBuf>,
+    /// Those that [`Places::rearm`] has still to come to.
+    tour: Vec<Id>,
     warned: bool,
 }
 
@@ -47,15 +55,19 @@ pub(super) fn is_ours(kind: &EventKind) -> bool {
 
 impl Places {
     pub(super) fn new(notifier: Notifier, event: Arc<Notify>) -> Places {
-        Places { notifier, event, inotify: None, armed: HashMap::new(), warned: false }
+        Places { notifier, event, inotify: None, armed: HashMap::new(), tour: Vec::new(), warned: false }
     }
 
     /// Watches what these paths need now, and nothing else.
     pub(super) fn arm<'a>(&mut self, paths: impl Iterator<Item = &'a Path>) {
         let mut needed = HashMap::new();
-        for place in paths.flat_map(places) {
-            if let Ok(found) = fs::metadata(&place) {
-                needed.insert((found.dev(), found.ino()), place);
+        let mut walk = Walk::default();
+        let different: HashSet<&Path> = paths.collect();
+        for path in different {
+            for place in walk.places(path) {
+                if let Some(id) = walk.id(&place) {
+                    needed.insert(id, place);
+                }
             }
         }
         self.disarm(|id, place| needed.get(id) != Some(place));
@@ -68,13 +80,17 @@ impl Places {
     }
 
     /// The same, trusting nothing: a watch can be gone without a trace (a directory removed and made again with the
-    /// same number, or renamed, upon which `notify` forgets what is below it).
+    /// same number, or renamed, upon which `notify` forgets what is below it). Where there are many, some each time.
     pub(super) fn rearm<'a>(&mut self, paths: impl Iterator<Item = &'a Path>) {
-        self.disarm(|_, _| true);
+        if self.tour.is_empty() {
+            self.tour.extend(self.armed.keys());
+        }
+        let now: HashSet<Id> = self.tour.drain(self.tour.len().saturating_sub(AT_ONCE)..).collect();
+        self.disarm(|id, _| now.contains(id));
         self.arm(paths);
     }
 
-    fn disarm(&mut self, gone: impl Fn(&(u64, u64), &PathBuf) -> bool) {
+    fn disarm(&mut self, gone: impl Fn(&Id, &PathBuf) -> bool) {
         let inotify = &mut self.inotify;
         self.armed.retain(|id, place| {
             let gone = gone(id, place);
@@ -109,39 +125,81 @@ impl Places {
     }
 }
 
-/// The directories where a path can change its meaning: walked as the kernel walks it, one name at a time.
-pub(super) fn places(path: &Path) -> Vec<PathBuf> {
-    let mut places = Vec::new();
-    let mut at = PathBuf::from("/");
-    let mut ahead = names(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
-    let mut links = 0;
-    while let Some(name) = ahead.pop_front() {
-        if name == ".." {
-            at.pop();
-            continue;
+/// What is found on the way to some paths; each name is looked at once, however many paths lead over it.
+#[derive(Default)]
+struct Walk(HashMap<PathBuf, Step>);
+
+/// What a name is.
+enum Step {
+    Directory(Id),
+    /// A symlink, and where it leads if it can be read.
+    Link(Option<PathBuf>),
+    /// Something else, or nothing.
+    End,
+}
+
+impl Walk {
+    /// The directories where a path can change its meaning: walked as the kernel walks it, one name at a time.
+    fn places(&mut self, path: &Path) -> Vec<PathBuf> {
+        let mut places = Vec::new();
+        let mut at = PathBuf::from("/");
+        let mut ahead = names(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
+        let mut links = 0;
+        while let Some(name) = ahead.pop_front() {
+            if name == ".." {
+                at.pop();
+                continue;
+            }
+            let next = at.join(&name);
+            match self.step(&next) {
+                Step::Link(target) if links < LINKS => {
+                    links += 1;
+                    places.push(at.clone());
+                    let Some(target) = target else { break };
+                    if target.is_absolute() {
+                        at = PathBuf::from("/");
+                    }
+                    for name in names(target).into_iter().rev() {
+                        ahead.push_front(name);
+                    }
+                }
+                Step::Directory(_) if !ahead.is_empty() => at = next,
+                // The last name, or the first one that leads nowhere.
+                _ => {
+                    places.push(at);
+                    break;
+                }
+            }
         }
-        let next = at.join(&name);
-        match fs::symlink_metadata(&next) {
-            Ok(found) if found.is_symlink() && links < LINKS => {
-                links += 1;
-                places.push(at.clone());
-                let Ok(target) = fs::read_link(&next) else { break };
-                if target.is_absolute() {
-                    at = PathBuf::from("/");
-                }
-                for name in names(&target).into_iter().rev() {
-                    ahead.push_front(name);
-                }
-            }
-            Ok(found) if found.is_dir() && !ahead.is_empty() => at = next,
-            // The last name, or the first one that leads nowhere.
-            _ => {
-                places.push(at);
-                break;
-            }
+        places
+    }
+
+    fn step(&mut self, path: &Path) -> &Step {
+        // Not by `entry`, which would want a path of its own for each of the many that are known.
+        if !self.0.contains_key(path) {
+            let step = match fs::symlink_metadata(path) {
+                Ok(found) if found.is_symlink() => Step::Link(fs::read_link(path).ok()),
+                Ok(found) if found.is_dir() => Step::Directory((found.dev(), found.ino())),
+                _ => Step::End,
+            };
+            self.0.insert(path.to_owned(), step);
+        }
+        self.0.get(path).unwrap_or(&Step::End)
+    }
+
+    /// Which directory this is.
+    fn id(&mut self, place: &Path) -> Option<Id> {
+        match self.step(place) {
+            Step::Directory(id) => Some(*id),
+            Step::Link(_) | Step::End => None,
         }
     }
-    places
+}
+
+/// The places of one path.
+#[cfg(test)]
+pub(super) fn places(path: &Path) -> Vec<PathBuf> {
+    Walk::default().places(path)
 }
 
 fn names(path: &Path) -> VecDeque<OsString> {
