@@ -197,9 +197,12 @@ async fn history(State(api): State<Api>, filter: Result<Query<Filter>, QueryReje
 }
 
 async fn metrics(State(api): State<Api>) -> Response {
-    match api.page.text() {
+    // Elsewhere: of ten thousand services it is a large page, and who switches one must not wait for it.
+    let page = api.page.clone();
+    let made = tokio::task::spawn_blocking(move || page.text().map_err(|error| error.to_string())).await;
+    match made.unwrap_or_else(|panicked| Err(panicked.to_string())) {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
-        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", "no metrics", Some(error.to_string())),
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", "no metrics", Some(error)),
     }
 }
 

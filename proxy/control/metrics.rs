@@ -219,7 +219,9 @@ fn drains(counts: &Counts) -> Vec<Family> {
             drains.add(&[name, ("outcome", outcome)], *count as f64);
         }
         cut.add(&[name], service.cut as f64);
-        seconds.add_histogram(&[name], &BUCKETS, &service.drain_buckets, service.drain_seconds);
+        if !service.drains.is_empty() {
+            seconds.add_histogram(&[name], &BUCKETS, &service.drain_buckets, service.drain_seconds);
+        }
     }
     vec![drains, cut, seconds]
 }
