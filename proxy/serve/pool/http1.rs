@@ -3,8 +3,8 @@
 //!
 //! hyper's client is made for connections that live in tasks of their own: every request pays for two channels and three
 //! wake-ups between the tasks, which is more than reading the answer costs. Here the connection moves only while
-//! somebody waits: for an answer's head ([`Http1::poll_answer`]) or for a part of its body ([`Http1::poll_frame`]). Only what is
-//! left of a request when its answer comes early has a task of its own: it must pass even while the client takes
+//! somebody waits: for an answer's head ([`Http1::poll_answer`]) or for a part of its body ([`Http1::poll_frame`]). Only
+//! what is left of a request when its answer comes early has a task of its own: it must pass even while the client takes
 //! nothing of the answer.
 
 mod chunked;
@@ -22,6 +22,7 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, StatusCode, response};
 use hyper::body::{Frame, SizeHint};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::oneshot;
 use tokio_util::io::poll_read_buf;
 
@@ -292,7 +293,17 @@ impl Http1 {
     /// that nobody asked for.
     pub(super) fn is_ready(&mut self) -> bool {
         let rests = self.keeps && self.body == Body::Ended && self.input.is_empty() && self.rest.is_none();
-        rests && self.poll_read(&mut Context::from_waker(Waker::noop())).is_pending()
+        // One byte is enough to see: whatever comes now is the end of this connection.
+        let mut byte = [0];
+        let mut cx = Context::from_waker(Waker::noop());
+        rests && Pin::new(&mut *self.socket.borrow_mut()).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+    }
+
+    /// Gives up what it does not need while it is idle.
+    pub(super) fn cools(&mut self) {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
     }
 }
 

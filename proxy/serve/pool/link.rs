@@ -156,6 +156,13 @@ impl Link {
         }
     }
 
+    /// Gives up what an idle HTTP/1.1 connection does not need.
+    pub(super) fn cools(&mut self) {
+        if let Way::Http1(connection) = &mut self.way {
+            connection.cools();
+        }
+    }
+
     /// Its place on a shared connection, if it has one.
     pub(super) fn seat(&self) -> Option<&Seat> {
         match &self.way {

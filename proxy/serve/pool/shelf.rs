@@ -106,9 +106,12 @@ impl Shelf {
         }
     }
 
-    /// Closes connections that have been idle since before `since`.
+    /// Closes connections that have been idle since before `since`; the others give up their buffers.
     pub(super) fn expire(&self, since: u64) {
-        self.idle.borrow_mut().retain_mut(|link| link.idle_since >= since && !link.is_past() && link.is_ready());
+        self.idle.borrow_mut().retain_mut(|link| {
+            link.cools();
+            link.idle_since >= since && !link.is_past() && link.is_ready()
+        });
         self.shared.borrow_mut().retain(|shared| shared.is_usable() && (shared.is_busy() || shared.rested() >= since));
     }
 

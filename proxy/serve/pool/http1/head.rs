@@ -50,7 +50,7 @@ pub(super) fn write(head: &request::Parts, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Reads back what [`write`] wrote: a second try needs the head again, and hardly any request needs a second try.
+/// Reads back what [`write()`] wrote: a second try needs the head again, and hardly any request needs a second try.
 pub(super) fn read_back(written: &[u8]) -> Option<request::Parts> {
     let mut lines = [httparse::EMPTY_HEADER; 2 * LINES];
     let mut parsed = httparse::Request::new(&mut lines);

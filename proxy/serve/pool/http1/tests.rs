@@ -164,6 +164,30 @@ async fn a_connection_that_the_backend_closed_is_not_used_again() {
     timeout(LONG, gone).await.expect("the end is seen");
 }
 
+#[tokio::test]
+async fn an_idle_connection_has_no_buffer() {
+    let said = [b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n".as_slice(), &[b'x'; 100_000]].concat();
+    let (_, body, mut http) = exchange(Method::GET, &said, 4096, false).await.expect("an answer");
+    assert_eq!((body.len(), http.keeps), (100_000, true));
+    http.cools();
+    assert_eq!(http.input.capacity(), 0);
+    let (mut http, mut backend) = connection();
+    http.input.extend_from_slice(b"unread");
+    http.cools();
+    assert_eq!(&http.input[..], b"unread");
+    // Looking at it takes no buffer either, and sees what is there.
+    http.input.clear();
+    http.cools();
+    assert!(http.is_ready() && http.input.capacity() == 0);
+    backend.write_all(b"!").await.expect("a reader");
+    let seen = async {
+        while http.is_ready() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LONG, seen).await.expect("the byte is seen");
+}
+
 #[test]
 fn a_head_that_was_written_reads_back_the_same() {
     for target in ["/a%20b?c=d&e", "*", "/"] {
