@@ -745,3 +745,76 @@ fn a_door_that_is_told_twice_ends_at_once() {
     assert_eq!(door.wait_end().code(), Some(1), "not what was asked for first");
     assert!(told.elapsed() < Duration::from_millis(2500), "it took {:?}", told.elapsed());
 }
+
+/// A backend answers before it reads bodies: whatever is left of a request by then, in whichever buffer, must never be
+/// sent with the next one.
+#[test]
+fn what_is_left_of_a_request_is_not_sent_with_the_next_one() {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::sync::{Arc, Mutex};
+
+    /// Answers every head at once, and only then reads the body.
+    fn hears(mut backend: UnixStream, odd: &Mutex<Vec<String>>) {
+        let (mut head, mut byte) = (Vec::new(), [0]);
+        while backend.read_exact(&mut byte).is_ok() {
+            head.push(byte[0]);
+            if !head.ends_with(b"\r\n\r\n") {
+                continue;
+            }
+            let text = String::from_utf8_lossy(&head).to_lowercase();
+            if !text.starts_with("get / http/1.1\r\n") && !text.starts_with("post / http/1.1\r\n") {
+                odd.lock().expect("no panic").push(text.chars().take(80).collect());
+                return;
+            }
+            // As much of the body as fits waits in the socket, the rest with the door.
+            let (mut last, mut same) = (0, 0);
+            wait_until("what is sent to come to rest", DEADLINE, || {
+                let waiting = rustix::io::ioctl_fionread(&backend).expect("a socket");
+                same = if waiting == last { same + 1 } else { 0 };
+                last = waiting;
+                same == 5
+            });
+            if backend.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").is_err() {
+                return;
+            }
+            let length = text.split_once("content-length: ").and_then(|(_, rest)| rest.split("\r\n").next());
+            let mut body = vec![0; length.map_or(0, |length| length.parse().expect("a length"))];
+            if backend.read_exact(&mut body).is_ok() && body.iter().any(|byte| *byte != b'x') {
+                odd.lock().expect("no panic").push(format!("a body of {} bytes is not as it was sent", body.len()));
+            }
+            head.clear();
+        }
+    }
+
+    let builder = Door::builder().set("workers", 1);
+    let path = builder.dir().join("blue.sock");
+    let listener = UnixListener::bind(&path).expect("a socket");
+    let odd = Arc::new(Mutex::new(Vec::new()));
+    let seen = odd.clone();
+    std::thread::spawn(move || {
+        for backend in listener.incoming().flatten() {
+            let seen = seen.clone();
+            std::thread::spawn(move || hears(backend, &seen));
+        }
+    });
+    let door = builder.set("service.portal.backends.blue", path.to_str().expect("readable")).start();
+    // Around what a unix socket's buffer takes.
+    for size in (0..40).map(|step| 150_000 + step * 4_000) {
+        let mut client = TcpStream::connect(door.addr()).expect("a connection");
+        client.set_read_timeout(Some(DEADLINE)).expect("set");
+        let mut sends = client.try_clone().expect("a second handle");
+        let upload = std::thread::spawn(move || {
+            let head = format!("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {size}\r\n\r\n");
+            sends.write_all(head.as_bytes()).and_then(|()| sends.write_all(&vec![b'x'; size]))
+        });
+        let mut status = [0; 12];
+        client.read_exact(&mut status).expect("an answer");
+        assert_eq!(&status, b"HTTP/1.1 200", "{size} bytes");
+        let next = Raw::ask(door.addr(), &request("GET", "/", &[], b""));
+        assert_eq!((next.status, next.text().as_str()), (200, "ok"), "after {size} bytes");
+        upload.join().expect("no panic").expect("the door takes the rest");
+    }
+    assert_eq!(*odd.lock().expect("no panic"), Vec::<String>::new());
+}

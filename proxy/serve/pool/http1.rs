@@ -131,7 +131,7 @@ impl Http1 {
             Framing::Chunked => Body::Chunked(Chunked::Size),
             Framing::Close => Body::Close,
         };
-        if !self.sending.has_all() {
+        if !self.sending.is_over() {
             self.send_rest();
         }
         Poll::Ready(Ok(head))
@@ -179,7 +179,8 @@ impl Http1 {
     }
 
     /// An answer has come that did not wait for the request's end. The rest must pass even while the client takes
-    /// nothing of the answer: it may want to be rid of its request first.
+    /// nothing of the answer: it may want to be rid of its request first. No other request may follow: what is left of
+    /// this one would be taken for its beginning.
     fn send_rest(&mut self) {
         self.keeps = false;
         let mut sending = std::mem::replace(&mut self.sending, Sending::new(self.socket.clone()));

@@ -88,9 +88,9 @@ impl Sending {
         &self.head
     }
 
-    /// Whether all of it was given to us; some of it may still be on its way to the socket.
-    pub(super) fn has_all(&self) -> bool {
-        self.framing == Framing::Ended
+    /// Whether all of it has left.
+    pub(super) fn is_over(&self) -> bool {
+        self.framing == Framing::Ended && self.is_sent()
     }
 
     /// Sends as much as there is, and as the socket takes. Ready when all of it has left.
@@ -106,7 +106,7 @@ impl Sending {
             }
             if !self.is_sent() {
                 ready!(self.poll_write(cx))?;
-            } else if self.framing == Framing::Ended {
+            } else if self.is_over() {
                 // It holds what the client sent, for a second try.
                 self.upload = Upload::default();
                 return Poll::Ready(Ok(()));
