@@ -124,10 +124,10 @@ impl Lane {
         }
     }
 
-    /// Closes connections that have been idle since before `since`.
-    pub fn expire(&self, since: u64) {
-        self.shelf.expire(since);
-        self.owned.borrow_mut().retain(|shelf| shelf.upgrade().inspect(|shelf| shelf.expire(since)).is_some());
+    /// Closes connections that have been idle for more than `most` milliseconds.
+    pub fn expire(&self, now: u64, most: u64) {
+        self.shelf.expire(now, most);
+        self.owned.borrow_mut().retain(|shelf| shelf.upgrade().inspect(|shelf| shelf.expire(now, most)).is_some());
     }
 
     /// Closes every idle connection, and each that is in use now after its exchange.

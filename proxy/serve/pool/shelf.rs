@@ -10,6 +10,9 @@ use tokio::sync::Notify;
 use super::http2::{Seat, Shared};
 use super::link::Link;
 
+/// A connection that was idle for this long, in milliseconds, needs no buffers.
+const COOL: u64 = 1000;
+
 /// Which connections are not to be used again: those of an era that has ended.
 #[derive(Debug, Default)]
 pub(super) struct Era(Rc<Cell<u32>>);
@@ -106,10 +109,14 @@ impl Shelf {
         }
     }
 
-    /// Closes connections that have been idle since before `since`; the others give up their buffers.
-    pub(super) fn expire(&self, since: u64) {
+    /// Closes connections that have been idle for more than `most` milliseconds; the others give up their buffers after
+    /// a while, but not between two requests.
+    pub(super) fn expire(&self, now: u64, most: u64) {
+        let (since, cool) = (now.saturating_sub(most), now.saturating_sub(COOL));
         self.idle.borrow_mut().retain_mut(|link| {
-            link.cools();
+            if link.idle_since < cool {
+                link.cools();
+            }
             link.idle_since >= since && !link.is_past() && link.is_ready()
         });
         self.shared.borrow_mut().retain(|shared| shared.is_usable() && (shared.is_busy() || shared.rested() >= since));

@@ -69,7 +69,7 @@ impl Worker {
             }
         }
         self.stock.sweep(|lane| match table.owner(&lane.backend) {
-            Some(service) => lane.expire(now.saturating_sub(millis(service.config.pool.idle))),
+            Some(service) => lane.expire(now, millis(service.config.pool.idle)),
             // Requests may still have it; what they kept on it is of use to nobody.
             None => lane.retire(),
         });
