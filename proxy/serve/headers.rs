@@ -169,8 +169,7 @@ fn strip_request(headers: &mut HeaderMap, trusted: bool) -> bool {
             if *name == header::TE {
                 te_trailers = accepts_trailers(headers);
             } else if *name == header::CONNECTION {
-                let mut tokens = headers.get_all(name).iter().flat_map(tokens);
-                closes = tokens.any(|token| token.eq_ignore_ascii_case(b"close"));
+                closes = says_close(headers);
             }
         },
     );
@@ -226,6 +225,11 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(name)
 }
 
+/// Whether the sender closes the connection after this message (RFC 9112, section 9.3).
+pub fn says_close(headers: &HeaderMap) -> bool {
+    headers.get_all(header::CONNECTION).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case(b"close"))
+}
+
 /// Whether the client said `TE: trailers`, the only part of TE that makes sense beyond this hop.
 fn accepts_trailers(headers: &HeaderMap) -> bool {
     headers.get_all(header::TE).iter().any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case(b"trailers")))
@@ -273,7 +277,7 @@ fn is_protected(name: &HeaderName) -> bool {
 }
 
 /// The comma-separated tokens of a header value.
-fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+pub fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
 

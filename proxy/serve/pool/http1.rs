@@ -125,6 +125,8 @@ impl Http1 {
     pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<response::Parts, Lost>> {
         let Answer { head, framing, keeps } = ready!(self.poll_head(cx)).map_err(|broken| self.lost(broken))?;
         self.keeps = keeps && self.purpose == Purpose::Exchange;
+        // No 100 may come behind an answer.
+        self.gate = None;
         self.body = match framing {
             Framing::Length(0) => Body::Ended,
             Framing::Length(length) => Body::Length(length),

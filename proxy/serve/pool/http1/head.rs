@@ -8,6 +8,7 @@ use http::{Method, Request, Response, StatusCode, Uri, Version, request, respons
 use httparse::{ParserConfig, Status};
 use hyper::ext::ReasonPhrase;
 
+use super::super::super::headers;
 use super::{Broken, LARGEST};
 
 /// Header lines of one answer.
@@ -99,13 +100,13 @@ pub(super) fn read(input: &mut BytesMut, to: &Method) -> Result<Option<Answer>, 
         *place = [name, name + line.name.len(), value, value + line.value.len()].map(|at| at as u16);
     }
     let bytes = input.split_to(length).freeze();
-    head.headers = headers(&bytes, &places[..count])?;
-    let keeps = head.version == Version::HTTP_11 && !says_close(&head.headers);
+    head.headers = lines_of(&bytes, &places[..count])?;
+    let keeps = head.version == Version::HTTP_11 && !headers::says_close(&head.headers);
     Ok(Some(Answer { framing: framing(&head, to)?, keeps, head }))
 }
 
 /// The header lines at these places. Values share the bytes they came in.
-fn headers(bytes: &Bytes, places: &[[u16; 4]]) -> Result<HeaderMap, Broken> {
+fn lines_of(bytes: &Bytes, places: &[[u16; 4]]) -> Result<HeaderMap, Broken> {
     let mut headers = HeaderMap::with_capacity(places.len());
     for place in places {
         let [name, name_end, value, value_end] = place.map(usize::from);
@@ -138,14 +139,9 @@ fn framing(head: &response::Parts, to: &Method) -> Result<Framing, Broken> {
     length.map(Framing::Length).ok_or(Broken::Malformed("its Content-Length is none"))
 }
 
-fn length(value: &HeaderValue) -> Option<u64> {
+/// Digits only; what else `parse` takes, such as a sign, others do not.
+pub(super) fn length(value: &HeaderValue) -> Option<u64> {
     let digits = value.as_bytes();
     let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
     is_number.then(|| std::str::from_utf8(digits).ok()?.parse().ok()).flatten()
-}
-
-fn says_close(headers: &HeaderMap) -> bool {
-    let lines = headers.get_all(header::CONNECTION).iter();
-    let mut tokens = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
-    tokens.any(|token| token.eq_ignore_ascii_case(b"close"))
 }

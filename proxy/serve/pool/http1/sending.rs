@@ -14,6 +14,7 @@ use tokio::io::AsyncWrite;
 
 use super::super::super::body::Upload;
 use super::super::super::error::{Failure, Reason};
+use super::super::super::headers;
 use super::super::io::BackendIo;
 use super::Broken;
 use super::head;
@@ -66,7 +67,7 @@ impl Sending {
 
     /// Begins a request. How its body is framed, its head says.
     pub(super) fn begin(&mut self, head: &mut request::Parts, upload: Upload) {
-        self.framing = match length(&head.headers) {
+        self.framing = match head.headers.get(header::CONTENT_LENGTH).and_then(head::length) {
             _ if upload.is_end_stream() => {
                 head.headers.remove(header::TRANSFER_ENCODING);
                 Framing::Ended
@@ -202,12 +203,7 @@ impl Sending {
     }
 }
 
-fn length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-fn announced(headers: &HeaderMap) -> Vec<HeaderName> {
-    let lines = headers.get_all(header::TRAILER).iter();
-    let names = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+fn announced(head: &HeaderMap) -> Vec<HeaderName> {
+    let names = head.get_all(header::TRAILER).iter().flat_map(headers::tokens);
     names.filter_map(|name| HeaderName::from_bytes(name).ok()).collect()
 }
