@@ -6,12 +6,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::harness::{Browser, Output, Process, temp_dir, text_of};
+use crate::harness::{Browser, Output, Process, temp_dir, text_of, tools};
 
 /// A demo on free ports, both of its colors ready, with what it has printed.
 pub(crate) fn demo(dir: &Path, more: &[&str]) -> (Process, String) {
     let log = dir.join("demo.log");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bgproxy"));
+    let mut command = Command::new(tools::bgproxy());
     command.args(["demo", "--port", "0", "--admin-port", "0"]).args(more).env("TMPDIR", dir);
     let mut demo = Process::start("the demo", &mut command, &log);
     let printed = demo.wait_for("its addresses, and both colors ready", || {
@@ -45,7 +45,8 @@ fn the_demo_speaks_tls_and_each_line_it_prints_for_curl_works() {
     let (mut demo, printed) = demo(dir.path(), &["--tls", "--tls-port", "0"]);
     let socket = kept(dir.path(), "control.sock");
     let bgctl = |verb: &str| {
-        let bgctl = Path::new(env!("CARGO_BIN_EXE_bgctl")).display();
+        let bgctl = tools::bgctl();
+        let bgctl = bgctl.display();
         bash(dir.path(), &format!("{bgctl} --socket {} {verb}", socket.display())).ok()
     };
     bgctl("prepare green");
@@ -79,11 +80,7 @@ fn the_pages_websocket_comes_back_on_the_new_color() {
     let browser = Browser::start_with(dir.path(), &["--ignore-certificate-errors"]);
     browser.open(&format!("https://{}/", address(&printed, "the door").expect("an address")));
     browser.wait_text("blue says so");
-    let bgctl = format!(
-        "{} --socket {}",
-        Path::new(env!("CARGO_BIN_EXE_bgctl")).display(),
-        kept(dir.path(), "control.sock").display()
-    );
+    let bgctl = format!("{} --socket {}", tools::bgctl().display(), kept(dir.path(), "control.sock").display());
     bash(dir.path(), &format!("{bgctl} switch green")).ok();
     assert!(bash(dir.path(), &format!("{bgctl} status")).ok().stdout.contains("1 tunnel"));
     bash(dir.path(), &format!("{bgctl} close-streams blue --over 0s && {bgctl} wait-idle blue")).ok();
@@ -96,7 +93,7 @@ fn a_port_that_is_taken_is_told_with_the_flag_for_it() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("an address").port().to_string();
     for flag in ["--port", "--admin-port", "--tls-port"] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_bgproxy"));
+        let mut command = Command::new(tools::bgproxy());
         command.args(["demo", "--tls"]).env("TMPDIR", dir.path());
         for free in ["--port", "--admin-port", "--tls-port"].iter().filter(|free| **free != flag) {
             command.args([free, "0"]);
@@ -110,7 +107,7 @@ fn a_port_that_is_taken_is_told_with_the_flag_for_it() {
 #[test]
 fn the_demo_takes_no_configuration() {
     let dir = temp_dir();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bgproxy"));
+    let mut command = Command::new(tools::bgproxy());
     let refused = Output::of(command.args(["demo", "-c", "some.toml"]).env("TMPDIR", dir.path()), dir.path());
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(refused.stderr.contains("leave out `--config`"), "{refused:?}");

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::door::{Events, Metrics};
 use crate::harness::raw::request;
-use crate::harness::{DEADLINE, Output, Pair, Raw, need, steady_snapshots, text_of, wait_until};
+use crate::harness::{DEADLINE, Output, Pair, Raw, need, steady_snapshots, text_of, tools, wait_until};
 
 // === metrics ===
 
@@ -224,7 +224,7 @@ fn whoever_is_no_operator_may_look_and_change_nothing() {
     // Where nobody may go: the way to the socket, and a program to call with.
     std::fs::set_permissions(pair.door.dir(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let bgctl = pair.door.dir().join("bgctl");
-    std::fs::copy(env!("CARGO_BIN_EXE_bgctl"), &bgctl).unwrap();
+    std::fs::copy(tools::bgctl(), &bgctl).unwrap();
     let as_nobody = |door: &crate::harness::Door, args: &[&str]| {
         let mut command = Command::new(need("setpriv"));
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&bgctl).args(args);

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use bgproxy_conf::Config;
 
-use crate::harness::{Output, need, temp_dir};
+use crate::harness::{Output, need, temp_dir, tools};
 
 fn shipped(name: &str) -> (PathBuf, String) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf").join(name);
@@ -26,7 +26,8 @@ fn value<'u>(unit: &'u str, key: &str) -> &'u str {
 fn systemd_finds_nothing_wrong_with_the_unit() {
     let dir = temp_dir();
     let (_, unit) = shipped("systemd/bgproxy.service");
-    let bin = Path::new(env!("CARGO_BIN_EXE_bgproxy")).parent().expect("a directory");
+    let bgproxy = tools::bgproxy();
+    let bin = bgproxy.parent().expect("a directory");
     let unit = unit.replace("/usr/local/bin", bin.to_str().expect("a readable path"));
     let file = dir.path().join("bgproxy.service");
     fs::write(&file, unit).expect("written");

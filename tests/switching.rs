@@ -173,9 +173,9 @@ fn a_deadline_cuts_what_is_left_and_everybody_says_which() {
     let output = pair.door.bgctl(&["switch", "green"]);
     assert_eq!(output.code, Some(0), "{output:?}");
     assert!(output.stdout.contains("green is live (generation 2, was blue)"), "{output:?}");
-    assert!(output.stdout.contains("blue was cut after 2"), "{output:?}");
+    assert!(output.stdout.contains("blue was cut after "), "{output:?}");
     assert!(output.stdout.contains("of 1 request in flight, 0 finished, 1 was cut"), "{output:?}");
-    assert!(output.stdout.contains("cut GET /hold?a=1, 2"), "{output:?}");
+    assert!(output.stdout.contains("cut GET /hold?a=1, "), "{output:?}");
 
     let cut = slow.response();
     assert_eq!(cut.status, 503);
@@ -183,6 +183,8 @@ fn a_deadline_cuts_what_is_left_and_everybody_says_which() {
     let receipt = receipt_of(&pair, 2);
     assert_eq!((receipt.outcome, receipt.cut_total, receipt.finished), (DrainOutcome::Cut, 1, 0));
     assert_eq!((receipt.cut[0].method.as_str(), receipt.cut[0].path.as_str()), ("GET", "/hold?a=1"));
+    // Not earlier; how much later is the disk's affair, which the switch was written to before.
+    assert!(receipt.seconds >= 0.2 && receipt.cut[0].age >= receipt.seconds, "{receipt:?}");
     pair.door.wait_log("method=\"GET\" path=\"/hold?a=1\"");
     let metrics = pair.door.metrics();
     assert_eq!(metrics.sum("bgproxy_drain_cut_requests_total", &[("service", "portal")]), 1.0);

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::demo::{address, demo};
-use crate::harness::{Output, temp_dir, text_of};
+use crate::harness::{Output, temp_dir, text_of, tools};
 
 /// A block of the tour: what is pasted, and what is printed.
 struct Step {
@@ -19,7 +19,7 @@ fn the_tour_prints_what_the_readme_says() {
     assert!(steps.iter().filter(|step| step.prints.is_some()).count() >= 5, "the README has lost its tour");
     let dir = temp_dir();
     let home = dir.path().to_str().expect("a readable path");
-    let bin = Path::new(env!("CARGO_BIN_EXE_bgproxy")).parent().expect("a directory").display().to_string();
+    let bin = tools::bgproxy().parent().expect("a directory").display().to_string();
 
     let (mut demo, printed) = demo(dir.path(), &[]);
     let door = address(&printed, "the door").expect("an address");

@@ -13,13 +13,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::raw::{Body, Raw, Response, Target, request};
+use super::tools::{bgctl, bgproxy};
 use super::{Authority, DEADLINE, Fake, Output, Process, must, need, temp_dir};
 
-const BGPROXY: &str = env!("CARGO_BIN_EXE_bgproxy");
 /// What clients call a door over TLS.
 pub(crate) const NAME: &str = "portal.example";
-
-const BGCTL: &str = env!("CARGO_BIN_EXE_bgctl");
 
 /// What the door is started with; see [`Door::builder`].
 pub(crate) struct Builder {
@@ -449,14 +447,14 @@ impl Door {
     /// Runs `bgproxy` with these arguments in its own directory.
     #[track_caller]
     pub(crate) fn bgproxy(&self, args: &[&str]) -> Output {
-        let mut command = Command::new(BGPROXY);
+        let mut command = Command::new(bgproxy());
         Output::of(command.args(args).current_dir(self.dir()).env_remove("BGPROXY_LOG"), self.dir())
     }
 
     /// Runs `bgctl` on a terminal of 80 columns; what it shows there is `stdout`.
     #[track_caller]
     pub(crate) fn bgctl_on_terminal(&self, args: &[&str]) -> Output {
-        let line = format!("stty cols 80 rows 24; exec {BGCTL} {}", args.join(" "));
+        let line = format!("stty cols 80 rows 24; exec {} {}", bgctl().display(), args.join(" "));
         let mut command = Command::new(need("script"));
         command.args(["--quiet", "--return", "--flush", "--command", &line, "/dev/null"]);
         command.env("BGCTL_SOCKET", self.control()).env("TERM", "xterm").env_remove("NO_COLOR");
@@ -465,7 +463,7 @@ impl Door {
 
     /// `bgctl` to be started in another way.
     pub(crate) fn bgctl_command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(BGCTL);
+        let mut command = Command::new(bgctl());
         command.args(args).env("BGCTL_SOCKET", self.control());
         command
     }
@@ -474,10 +472,10 @@ impl Door {
         let mut command = match self.under.split_first() {
             Some((program, args)) => {
                 let mut command = Command::new(need(program));
-                command.args(args).arg(BGPROXY);
+                command.args(args).arg(bgproxy());
                 command
             }
-            None => Command::new(BGPROXY),
+            None => Command::new(bgproxy()),
         };
         // A developer's own setting would change what the tests read in the log.
         command.env_remove("BGPROXY_LOG");

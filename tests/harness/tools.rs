@@ -27,6 +27,23 @@ pub(crate) fn need(program: &str) -> PathBuf {
     }
 }
 
+/// The bgproxy that is tested: cargo's, or that of another build, whose directory is in `BGPROXY_BUILD`.
+pub(crate) fn bgproxy() -> PathBuf {
+    built("bgproxy", env!("CARGO_BIN_EXE_bgproxy"))
+}
+
+/// And its bgctl.
+pub(crate) fn bgctl() -> PathBuf {
+    built("bgctl", env!("CARGO_BIN_EXE_bgctl"))
+}
+
+fn built(program: &str, by_cargo: &str) -> PathBuf {
+    match std::env::var_os("BGPROXY_BUILD") {
+        Some(dir) => std::path::absolute(dir).expect("a directory to be in").join(program),
+        None => PathBuf::from(by_cargo),
+    }
+}
+
 /// Debian's Python, which Debian's modules are for; another one may come before it in `PATH`.
 #[track_caller]
 pub(crate) fn python() -> PathBuf {
