@@ -142,6 +142,17 @@ enum Order {
     Abort,
 }
 
+impl Order {
+    /// One that was given is not replaced by a lighter one.
+    fn weight(self) -> u8 {
+        match self {
+            Order::Retire => 0,
+            Order::Refuse(_) => 1,
+            Order::Abort => 2,
+        }
+    }
+}
+
 impl Client {
     fn new(address: SocketAddr, stream: Option<&rustls::ServerConnection>) -> Client {
         let ip = address.ip().to_canonical();
@@ -289,7 +300,9 @@ impl Conn {
     }
 
     fn give(&self, order: Order) {
-        self.order.set(Some(order));
+        if self.order.get().is_none_or(|given| given.weight() <= order.weight()) {
+            self.order.set(Some(order));
+        }
         self.sleeper.wake();
     }
 
@@ -305,7 +318,12 @@ impl Conn {
         poll_fn(|cx| match self.obey(cx) {
             Some(order @ (Order::Abort | Order::Refuse(_))) => Poll::Ready(Err(order)),
             // There is nothing yet that could be finished, or something that retires by itself.
-            Some(Order::Retire) | None => work.as_mut().poll(cx).map(Ok),
+            Some(Order::Retire) | None => work.as_mut().poll(cx).map(|done| {
+                if self.retired.get().is_some() {
+                    self.give(Order::Retire);
+                }
+                Ok(done)
+            }),
         })
         .await
     }

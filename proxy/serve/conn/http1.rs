@@ -60,16 +60,22 @@ async fn parked(worker: &Worker, conn: &Conn, socket: &mut ClientSocket) -> Resu
     conn.parks();
     let _parked = worker.clients.parks();
     poll_fn(|cx| {
-        match conn.obey(cx) {
+        let order = conn.obey(cx);
+        match order {
             Some(Order::Refuse(reason)) => return Poll::Ready(Err(Parting::Refuse(reason))),
             // There is no answer that could be lost.
-            Some(Order::Abort | Order::Retire) => return Poll::Ready(Err(Parting::Close)),
-            None => {}
+            Some(Order::Abort) => return Poll::Ready(Err(Parting::Close)),
+            Some(Order::Retire) | None => {}
         }
         let mut scratch = worker.scratch.borrow_mut();
         // No more than hyper would read first: it is copied.
         let mut buf = ReadBuf::new(&mut scratch[..FIRST]);
-        Poll::Ready(match ready!(Pin::new(&mut *socket).poll_read(cx, &mut buf)) {
+        let read = Pin::new(&mut *socket).poll_read(cx, &mut buf);
+        // What has come is answered, and the answer says `close`.
+        if read.is_pending() && order == Some(Order::Retire) {
+            return Poll::Ready(Err(Parting::Close));
+        }
+        Poll::Ready(match ready!(read) {
             Ok(()) if buf.filled().is_empty() => {
                 conn.left.set(true);
                 Err(Parting::Close)
