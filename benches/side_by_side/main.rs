@@ -114,14 +114,24 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let seconds = arguments.seconds.unwrap_or(if quick { 1 } else { 2 });
     println!("\n{rounds} rounds of {seconds} s, in turns; medians, and the least and the most");
     println!("ratio: to the better of nginx and HAProxy, of the column before it");
-    let mut outcomes = Vec::new();
+    let (mut outcomes, mut failed) = (Vec::new(), Vec::new());
     for row in &rows {
-        let outcome = rounds::play(row.as_ref(), &site, &participants, rounds, seconds)?;
-        print!("{}", table::show(&outcome, &participants));
-        outcomes.push(outcome);
+        match rounds::play(row.as_ref(), &site, &participants, rounds, seconds) {
+            Ok(outcome) => {
+                print!("{}", table::show(&outcome, &participants));
+                outcomes.push(outcome);
+            }
+            // What the other rows have shown is not to be measured once more.
+            Err(error) => {
+                println!("\n{}: not measured: {error:#}", row.about().id);
+                failed.push(row.about().id);
+            }
+        }
     }
     print!("{}", table::summary(&outcomes, &participants));
-    keep(arguments, &Results::new(&outcomes, &participants, rounds, seconds))
+    keep(arguments, &Results::new(&outcomes, &participants, rounds, seconds))?;
+    anyhow::ensure!(failed.is_empty(), "not measured: {}", failed.join(", "));
+    Ok(())
 }
 
 /// Writes what is asked for.

@@ -1,4 +1,5 @@
-//! What makes the loads? wrk, h2load, and a client of our own for handshakes.
+//! What makes the loads? wrk and h2load; clients of our own for what they cannot do: a schedule, handshakes, idle
+//! HTTP/2 connections, websockets.
 
 pub(crate) mod address;
 pub(crate) mod generator;
