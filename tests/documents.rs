@@ -241,8 +241,9 @@ fn docs_scaling_lists_each_file_of_the_serving_wing_that_locks_or_writes_what_is
                 walk(&path, found);
             } else if !name.ends_with("tests.rs") {
                 let text = text_of(&path);
-                let shared = ["fetch_", "compare_exchange", ".swap(&", "Mutex<", "RwLock<"];
-                if shared.iter().any(|word| text.contains(word)) {
+                let shared = ["fetch_", "compare_exchange", ".swap(&", "Mutex<", "RwLock<", "OnceLock<", "LazyLock<"];
+                let waits = ["Notify,", "oneshot::", "CancellationToken,"];
+                if shared.iter().chain(&waits).any(|word| text.contains(word)) {
                     found.insert(name);
                 }
             }

@@ -72,11 +72,6 @@ impl Source {
         if self.gone.get() { retry::Body::Gone } else { retry::Body::Kept }
     }
 
-    /// Whether the client sent all of it.
-    pub fn ended(&self) -> bool {
-        self.ended.get()
-    }
-
     fn keep(&self, frame: &Frame<Bytes>) {
         let Some(data) = frame.data_ref() else {
             // Trailers come once.
@@ -228,7 +223,7 @@ enum Inner {
     /// Our own answer.
     Own(Option<Bytes>),
     /// The backend's.
-    Backend { link: Option<Link>, upload: Option<Rc<Source>> },
+    Backend(Option<Link>),
 }
 
 /// What a body says when it is asked for its next frame.
@@ -258,10 +253,10 @@ impl Body {
     }
 
     /// A backend's answer, streaming.
-    pub fn streaming(link: Link, upload: Option<Rc<Source>>, guard: Guard) -> Body {
+    pub fn streaming(link: Link, guard: Guard) -> Body {
         // One with a length could not end early without being broken.
         let events = (guard.stream() == Some(StreamKind::Events)) && link.size_hint().exact().is_none();
-        let inner = Inner::Backend { link: Some(link), upload };
+        let inner = Inner::Backend(Some(link));
         Body { inner, events: events.then(Ending::default), guard: Some(guard) }
     }
 
@@ -288,10 +283,8 @@ impl Body {
     /// The last frame is out: give the connection back, and let the request end with the flush.
     fn settle(&mut self) {
         let Some(guard) = self.guard.take() else { return };
-        if let Inner::Backend { link, upload, .. } = &mut self.inner
+        if let Inner::Backend(link) = &mut self.inner
             && let Some(link) = link.take()
-            // An answer that came before the request was read to its end leaves the rest of it on the way.
-            && upload.as_ref().is_none_or(|source| source.ended())
         {
             guard.keep(link);
         }
@@ -313,7 +306,7 @@ impl HttpBody for Body {
         let Some(guard) = &this.guard else { return Poll::Ready(None) };
         let frame = match &mut this.inner {
             Inner::Own(text) => text.take().map(|text| Ok(Frame::data(text))),
-            Inner::Backend { link: Some(link), .. } => match link.poll_frame(cx) {
+            Inner::Backend(Some(link)) => match link.poll_frame(cx) {
                 Poll::Pending => {
                     guard.awaits_backend(true);
                     guard.leave.remember(cx);
@@ -322,7 +315,7 @@ impl HttpBody for Body {
                 Poll::Ready(frame) => frame,
             },
             // Given back with the last frame.
-            Inner::Backend { link: None, .. } => None,
+            Inner::Backend(None) => None,
         };
         match frame {
             Some(Ok(mut frame)) => {
@@ -358,14 +351,14 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match &self.inner {
             Inner::Own(text) => text.is_none(),
-            Inner::Backend { link, .. } => link.as_ref().is_none_or(Link::is_end_stream),
+            Inner::Backend(link) => link.as_ref().is_none_or(Link::is_end_stream),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.inner {
             Inner::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
-            Inner::Backend { link, .. } => link.as_ref().map_or(SizeHint::with_exact(0), Link::size_hint),
+            Inner::Backend(link) => link.as_ref().map_or(SizeHint::with_exact(0), Link::size_hint),
         }
     }
 }

@@ -487,7 +487,7 @@ impl Guard {
         }
     }
 
-    /// Its last byte is with hyper; it ends when hyper has flushed it to the socket.
+    /// Its last byte is with the library that sends it; it ends when that has flushed it to the socket.
     pub fn flush(self) {
         self.0.step.set(Step::Flushing);
         let conn = self.0.conn.clone();

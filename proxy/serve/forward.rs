@@ -36,9 +36,7 @@ pub async fn forward(worker: &Rc<Worker>, conn: &Rc<Conn>, request: Request<Inco
     let is_http2 = head.version == Version::HTTP_2;
     let guard = Flight::begin(worker, conn, &head, stream);
     let mut response = match exchange(worker, conn, &guard, head, body).await {
-        Ok(Outcome::Passes(Exchange { head, link, upload })) => {
-            Response::from_parts(head, Body::streaming(link, upload, guard))
-        }
+        Ok(Outcome::Passes(Exchange { head, link })) => Response::from_parts(head, Body::streaming(link, guard)),
         Ok(Outcome::Redirects(location)) => {
             guard.redirects();
             answer::redirect(location).map(|text| Body::own(text, guard))
@@ -72,7 +70,6 @@ enum Outcome {
 struct Exchange {
     head: response::Parts,
     link: Link,
-    upload: Option<Rc<Source>>,
 }
 
 /// A backend's 101, and what follows it.
@@ -113,20 +110,19 @@ async fn exchange(
     let is_http2 = head.version == Version::HTTP_2;
     if let Some(token) = wanted {
         let key = if is_http2 { headers::begin_upgrade(&mut head, &token) } else { None };
-        headers::to_backend(&mut head, &sender, client, true, Some(token.clone()));
+        headers::to_backend(&mut head, &sender, client, Some(token.clone()));
         guard.identify(&head.headers);
         // Boxed, as all that few requests come to: what a request needs at most, every request has to carry.
         return Box::pin(upgrade(worker, conn, guard, head, body, Wanted { token, key, is_http2 })).await;
     }
-    let sized = body.size_hint().exact().is_some();
-    let is_last = headers::to_backend(&mut head, &sender, client, sized, None);
+    let is_last = headers::to_backend(&mut head, &sender, client, None);
     guard.identify(&head.headers);
     let upload = Source::new(body, guard.flight(), worker.limits().body_size);
     if is_last && upload.is_none() {
         conn.falls_silent();
     }
     let (head, link) = send(worker, conn, guard, head, &upload, Purpose::Exchange).await?;
-    passes(conn, guard, head, link, upload, is_http2)
+    passes(conn, guard, head, link, is_http2)
 }
 
 /// Who is at the other end, and whether its word counts.
@@ -157,7 +153,6 @@ fn passes(
     guard: &Guard,
     mut head: response::Parts,
     link: Link,
-    upload: Option<Rc<Source>>,
     is_http2: bool,
 ) -> Result<Outcome, Failure> {
     // Nobody asked for a change of protocol, and there is no sixth class of statuses (RFC 9110, section 15).
@@ -166,7 +161,7 @@ fn passes(
     }
     headers::to_client(&mut head, &recipient(conn, guard, is_http2));
     guard.answers(head.status, &head.headers);
-    Ok(Outcome::Passes(Exchange { head, link, upload }))
+    Ok(Outcome::Passes(Exchange { head, link }))
 }
 
 fn recipient(conn: &Conn, guard: &Guard, is_http2: bool) -> Recipient {
@@ -199,7 +194,7 @@ async fn upgrade(
         if is_http2 && head.status.is_success() {
             return Err(Reason::BackendMalformed.into());
         }
-        return passes(conn, guard, head, link, None, is_http2);
+        return passes(conn, guard, head, link, is_http2);
     }
     if !headers::is_upgraded(&head, &token) {
         return Err(Reason::BackendMalformed.into());
@@ -242,6 +237,7 @@ async fn send(
     if !may_be_repeated(&lost, upload) {
         return Err(lost.failure);
     }
+    drop(link);
     Box::pin(send_again(worker, conn, guard, lost, Upload::new(upload.clone(), asks_first), purpose)).await
 }
 

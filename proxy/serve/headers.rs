@@ -29,19 +29,17 @@ const X_ROBOTS_TAG: HeaderName = HeaderName::from_static("x-robots-tag");
 /// The request's identity, kept when the client sent a usable one, made otherwise.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// Turns a client's request head into the one that a backend reads, in HTTP/1.1; true when the client said that it will
 /// send no other on this connection.
 ///
-/// `client` is whom [`client()`] found, `sized` tells that the body's length is known from Content-Length or that there
-/// is no body, `upgrade` is what [`upgrade()`] found: the two headers that ask for it stay then.
+/// `client` is whom [`client()`] found, `upgrade` is what [`upgrade()`] found: the two headers that ask for it stay then.
+/// How a body is framed is not said here: that is up to whoever sends it.
 pub fn to_backend(
     head: &mut request::Parts,
     sender: &Sender<'_>,
     client: IpAddr,
-    sized: bool,
     upgrade: Option<HeaderValue>,
 ) -> bool {
     // The scheme goes too: whether there was TLS is what we saw, not what a target says.
@@ -67,10 +65,6 @@ pub fn to_backend(
             head.version = Version::HTTP_11;
         }
         _ => {}
-    }
-    if !sized {
-        // hyper sends no body with GET or HEAD unless told how it is framed.
-        head.headers.insert(header::TRANSFER_ENCODING, CHUNKED);
     }
     if let Some(token) = upgrade {
         // Trailers have no place behind a 101, and an HTTP/2 client's CONNECT has no body that could have a length.
@@ -279,6 +273,13 @@ fn is_protected(name: &HeaderName) -> bool {
 /// The comma-separated tokens of a header value.
 pub fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
+}
+
+/// What Content-Length says. Digits only; what else `parse` takes, such as a sign, others do not.
+pub fn length(value: &HeaderValue) -> Option<u64> {
+    let digits = value.as_bytes();
+    let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    is_number.then(|| std::str::from_utf8(digits).ok()?.parse().ok()).flatten()
 }
 
 /// An id that can be logged and searched for: visible ASCII, of sane length.

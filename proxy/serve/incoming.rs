@@ -9,6 +9,8 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use hyper::body::{Body, Frame, SizeHint};
 
+use super::headers::length;
+
 /// A body that is arriving.
 #[derive(Debug)]
 pub enum Incoming {
@@ -39,7 +41,7 @@ pub enum Broken {
 impl Recv {
     /// The body of a message with these headers.
     pub fn new(stream: h2::RecvStream, headers: &HeaderMap) -> Recv {
-        let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let length = headers.get(header::CONTENT_LENGTH).and_then(length);
         let left = if stream.is_end_stream() { Some(0) } else { length };
         Recv { stream, left, trailing: false }
     }

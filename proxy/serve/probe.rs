@@ -26,7 +26,7 @@ const READ: usize = 256 * 1024;
 const UNEXPECTED_STATUS: &str = "unexpected_status";
 
 /// How many idle connections probes may leave behind, per worker.
-const WARM: usize = 8;
+const LEFT: usize = 8;
 
 /// Asks once. Never fails: a failure is the answer.
 pub async fn ask(lane: &Rc<Lane>, question: &Question, now: u64) -> ProbeReport {
@@ -53,7 +53,7 @@ async fn answer(lane: &Rc<Lane>, question: &Question, now: u64) -> Result<(Statu
     let request = request(question)?;
     let status = link.send(request).await.map_err(|lost| lost.failure)?.status;
     if question.expect.contains(status.as_u16()) {
-        finish(lane, link, question.pool.min(WARM), now).await?;
+        finish(lane, link, question.pool.min(LEFT), now).await?;
         return Ok((status, None));
     }
     let text = format!("status {status}, expected {}; the answer begins: {}", question.expect, begin(link).await);
@@ -72,7 +72,7 @@ fn request(question: &Question) -> Result<Request<Upload>, Failure> {
     let text = HeaderValue::from_static("127.0.0.1");
     let address = [127, 0, 0, 1].into();
     let sender = Sender { address, text: &text, trusted: false, secure: false, subject: None, forwarded: false };
-    headers::to_backend(&mut head, &sender, address, true, None);
+    headers::to_backend(&mut head, &sender, address, None);
     Ok(Request::from_parts(head, body))
 }
 

@@ -2,7 +2,8 @@
 //!
 //! What a unix socket tells us (measured on Linux 6.18): EPIPE on the first write means the other end was gone before
 //! a byte arrived; ECONNRESET means it closed with part of our request unread, so it never read the whole; a plain
-//! end of file means it may have read everything.
+//! end of file means it may have read everything. A reset by TCP says less: it may come from anywhere, after the request
+//! was read, so it does not count as one.
 //!
 //! HTTP/2 tells more, and less: REFUSED_STREAM, or a GOAWAY that names an earlier stream as the last one, means nobody
 //! acted (counted as not a byte written); but a connection's reset says nothing of one stream, so it does not count as
@@ -21,7 +22,7 @@ pub struct Attempt<'m> {
     pub written: u64,
     /// Bytes of an answer that came back.
     pub read: u64,
-    /// Whether the backend reset the connection instead of closing it.
+    /// Whether the backend closed the connection with part of this request unread.
     pub reset: bool,
 }
 

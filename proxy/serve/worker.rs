@@ -36,7 +36,7 @@ use crate::table::{Backend, Destination, Table};
 /// idle connection to one of very many backends up to a second.
 pub const SWEEP: Duration = Duration::from_millis(100);
 
-/// What a tunnel passes at once.
+/// What a tunnel passes at once, and what a connection reads that has no buffer of its own.
 const SCRATCH: usize = 32 * 1024;
 
 /// With more warm HTTP/1.1 connections than this, idle ones are parked at once, but for those that send one request
@@ -84,8 +84,8 @@ pub struct Worker {
     access: Option<RefCell<Lines>>,
     born: Instant,
     now: Cell<u64>,
-    /// Where bytes are read into that stay nowhere: of tunnels, so that idle ones cost nothing, and of clients that are
-    /// parted from.
+    /// Where bytes are read into for whoever has no buffer of its own, so that idle ones cost nothing: tunnels, parked
+    /// connections, clients that are parted from.
     pub scratch: RefCell<Box<[u8]>>,
     /// HTTP/1.1 connections that are not parked.
     warm: Cell<usize>,

@@ -4,6 +4,7 @@ use http::header::{self, HeaderValue};
 use http::uri::Authority;
 use http::{Method, Version, request};
 
+use super::length;
 use super::upgrade::protocol;
 use crate::serve::error::Reason;
 use crate::table::split_port;
@@ -20,9 +21,14 @@ pub fn refuse(head: &request::Parts) -> Result<(), Reason> {
     }
     refuse_target(head)?;
     refuse_host(head)?;
-    // Few requests have one of the two; a pass over the names costs less than looking for both.
-    if !head.headers.keys().any(|name| [&header::TRANSFER_ENCODING, &header::EXPECT].contains(&name)) {
+    // Few requests have one of the three; a pass over the names costs less than looking for each.
+    let rare = [&header::TRANSFER_ENCODING, &header::EXPECT, &header::CONTENT_LENGTH];
+    if !head.headers.keys().any(|name| rare.contains(&name)) {
         return Ok(());
+    }
+    // h2 takes an empty one for 0.
+    if head.headers.get_all(header::CONTENT_LENGTH).iter().any(|value| length(value).is_none()) {
+        return Err(Reason::HeadMalformed);
     }
     // A chain of codings would be undone only in part: hyper takes the last `chunked` off.
     let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();

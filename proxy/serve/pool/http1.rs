@@ -17,12 +17,11 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, StatusCode, response};
+use http::{Method, Request, StatusCode, Version, response};
 use hyper::body::{Frame, SizeHint};
-use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::oneshot;
 use tokio_util::io::poll_read_buf;
 
@@ -118,13 +117,15 @@ impl Http1 {
         self.gate = upload.gate_opener();
         self.body = Body::Unknown;
         self.sending.begin(&mut head, upload);
+        // Whoever knows no later version may close whatever we say.
+        self.keeps = head.version == Version::HTTP_11;
         self.method = head.method;
     }
 
     /// Sends the request and waits for the answer's head. The answer may come before the request's body is all sent.
     pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<response::Parts, Lost>> {
         let Answer { head, framing, keeps } = ready!(self.poll_head(cx)).map_err(|broken| self.lost(broken))?;
-        self.keeps = keeps && self.purpose == Purpose::Exchange;
+        self.keeps &= keeps && self.purpose == Purpose::Exchange;
         // No 100 may come behind an answer.
         self.gate = None;
         self.body = match framing {
@@ -197,7 +198,7 @@ impl Http1 {
         Lost {
             written: socket.wire.written.get(),
             read: socket.wire.read.get(),
-            reset: socket.wire.reset.get(),
+            reset: socket.left_unread(),
             failure: broken.into_failure(socket.wire.reset.get()),
             request: head::read_back(self.sending.head()).map(Box::new),
         }
@@ -272,8 +273,8 @@ impl Http1 {
         let room = self.input.capacity() - self.input.len();
         let mut socket = self.socket.borrow_mut();
         let read = ready!(poll_read_buf(Pin::new(&mut *socket), cx, &mut self.input)).map_err(Broken::Io)?;
-        // Whoever fills it has more.
-        if read == room {
+        // Whoever fills it has more; a few short answers leave little of it, which is easily filled.
+        if read == room && room >= self.read {
             self.read = (self.read * 2).min(MOST);
         }
         Poll::Ready(Ok(read))
@@ -294,19 +295,19 @@ impl Http1 {
 
     /// Looks whether it can take a request: it is between two, and the backend has neither closed it nor said anything
     /// that nobody asked for.
-    pub(super) fn is_ready(&mut self) -> bool {
-        let rests = self.keeps && self.body == Body::Ended && self.input.is_empty() && self.rest.is_none();
-        // One byte is enough to see: whatever comes now is the end of this connection.
-        let mut byte = [0];
-        let mut cx = Context::from_waker(Waker::noop());
-        rests && Pin::new(&mut *self.socket.borrow_mut()).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+    pub(super) fn is_ready(&self) -> bool {
+        let is_between_two = self.keeps && self.body == Body::Ended && self.input.is_empty() && self.rest.is_none();
+        let socket = self.socket.borrow();
+        is_between_two && !socket.wire.reset.get() && socket.is_quiet()
     }
 
-    /// Gives up what it does not need while it is idle.
+    /// Gives up what it does not need while it is idle: its buffers.
     pub(super) fn cools(&mut self) {
         if self.input.is_empty() {
             self.input = BytesMut::new();
         }
+        self.read = READ;
+        self.sending.cools();
     }
 }
 

@@ -1,4 +1,4 @@
-//! How are a backend's bytes read and written? By a socket that keeps book: retries are decided by what it saw.
+//! How are a backend's sockets opened, read and written? They keep book: retries are decided by what they saw.
 
 use std::cell::Cell;
 use std::io;
@@ -86,6 +86,24 @@ async fn connect_unix(path: &Path, within: Duration) -> io::Result<UnixStream> {
 }
 
 impl BackendIo {
+    /// Whether the backend has neither said anything nor closed the connection.
+    pub(super) fn is_quiet(&self) -> bool {
+        // One byte is enough to see. Asked for without a task: whose turn it is, and how long it has been, is of no
+        // concern here.
+        let mut byte = [0];
+        let read = match &self.stream {
+            BackendStream::Unix(stream) => stream.try_read(&mut byte),
+            BackendStream::Tcp(stream) => stream.try_read(&mut byte),
+        };
+        matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Whether the backend has closed the connection with part of what we sent unread. That only a unix socket tells: a
+    /// reset by TCP may come from anywhere, and whatever was read before.
+    pub(super) fn left_unread(&self) -> bool {
+        self.wire.reset.get() && matches!(self.stream, BackendStream::Unix(_))
+    }
+
     /// A backend may answer and close while we still write. Its answer counts: a failed write is noted and otherwise
     /// taken for done, and the read side tells how it ended.
     fn written(&self, result: Poll<io::Result<usize>>, offered: usize) -> Poll<io::Result<usize>> {

@@ -26,11 +26,11 @@ pub enum Purpose {
     Upgrade,
 }
 
-/// A way to have one request answered. Dropping it in the middle ends the exchange: an HTTP/1.1 connection closes, an
+/// What has one request answered. Dropping it in the middle ends the exchange: an HTTP/1.1 connection closes, an
 /// HTTP/2 stream is reset.
 #[derive(Debug)]
 pub struct Link {
-    way: Way,
+    protocol: Protocol,
     birth: Birth,
     /// Where it is kept afterwards; gone when its client is.
     pub(super) shelf: Weak<Shelf>,
@@ -38,7 +38,7 @@ pub struct Link {
 }
 
 #[derive(Debug)]
-enum Way {
+enum Protocol {
     Http1(Box<Http1>),
     Http2(Http2),
 }
@@ -78,14 +78,14 @@ impl Drop for Task {
 impl Link {
     /// HTTP/1.1 on a new connection.
     pub(super) fn http1(io: BackendIo, birth: Birth, shelf: &Rc<Shelf>, purpose: Purpose) -> Link {
-        let way = Way::Http1(Box::new(Http1::new(io, purpose)));
-        Link { way, birth, shelf: Rc::downgrade(shelf), idle_since: 0 }
+        let protocol = Protocol::Http1(Box::new(Http1::new(io, purpose)));
+        Link { protocol, birth, shelf: Rc::downgrade(shelf), idle_since: 0 }
     }
 
     /// One stream of a shared connection.
     pub(super) fn http2(seat: Seat, shelf: &Rc<Shelf>) -> Link {
         let birth = seat.birth().clone();
-        Link { way: Way::Http2(Http2::new(seat)), birth, shelf: Rc::downgrade(shelf), idle_since: 0 }
+        Link { protocol: Protocol::Http2(Http2::new(seat)), birth, shelf: Rc::downgrade(shelf), idle_since: 0 }
     }
 
     /// Sends a request and waits for the answer's head. The answer may come before the request's body is all sent.
@@ -93,14 +93,14 @@ impl Link {
     /// # Errors
     /// Why there is none, and what [`super::super::retry`] wants to know about it.
     pub fn send(&mut self, request: Request<Upload>) -> impl Future<Output = Result<response::Parts, Lost>> + Unpin {
-        match &mut self.way {
-            Way::Http1(connection) => connection.begin(request),
-            Way::Http2(stream) => stream.begin(request),
+        match &mut self.protocol {
+            Protocol::Http1(connection) => connection.begin(request),
+            Protocol::Http2(stream) => stream.begin(request),
         }
-        // What is known of the request is kept by the way: whoever waits need not carry it.
-        poll_fn(|cx| match &mut self.way {
-            Way::Http1(connection) => connection.poll_answer(cx),
-            Way::Http2(stream) => stream.poll_answer(cx),
+        // What is known of the request is kept by the connection: whoever waits need not carry it.
+        poll_fn(|cx| match &mut self.protocol {
+            Protocol::Http1(connection) => connection.poll_answer(cx),
+            Protocol::Http2(stream) => stream.poll_answer(cx),
         })
     }
 
@@ -109,25 +109,25 @@ impl Link {
     /// # Errors
     /// [`Reason::BackendTruncated`].
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        match &mut self.way {
-            Way::Http1(connection) => connection.poll_frame(cx),
-            Way::Http2(stream) => stream.poll_frame(cx),
+        match &mut self.protocol {
+            Protocol::Http1(connection) => connection.poll_frame(cx),
+            Protocol::Http2(stream) => stream.poll_frame(cx),
         }
     }
 
     /// Whether the answer's body is over.
     pub fn is_end_stream(&self) -> bool {
-        match &self.way {
-            Way::Http1(connection) => connection.is_end_stream(),
-            Way::Http2(stream) => stream.is_end_stream(),
+        match &self.protocol {
+            Protocol::Http1(connection) => connection.is_end_stream(),
+            Protocol::Http2(stream) => stream.is_end_stream(),
         }
     }
 
     /// How much is to come of the answer's body.
     pub fn size_hint(&self) -> SizeHint {
-        match &self.way {
-            Way::Http1(connection) => connection.size_hint(),
-            Way::Http2(stream) => stream.size_hint(),
+        match &self.protocol {
+            Protocol::Http1(connection) => connection.size_hint(),
+            Protocol::Http2(stream) => stream.size_hint(),
         }
     }
 
@@ -137,9 +137,9 @@ impl Link {
     /// # Errors
     /// [`Reason::BackendMalformed`] when it was not.
     pub fn into_raw(self) -> Result<(BackendStream, Bytes), Failure> {
-        match self.way {
-            Way::Http1(connection) => connection.into_raw(),
-            Way::Http2(_) => Err(Reason::BackendMalformed.into()),
+        match self.protocol {
+            Protocol::Http1(connection) => connection.into_raw(),
+            Protocol::Http2(_) => Err(Reason::BackendMalformed.into()),
         }
     }
 
@@ -149,25 +149,25 @@ impl Link {
     }
 
     /// Looks whether an HTTP/1.1 connection can take a request now.
-    pub(super) fn is_ready(&mut self) -> bool {
-        match &mut self.way {
-            Way::Http1(connection) => connection.is_ready(),
-            Way::Http2(_) => false,
+    pub(super) fn is_ready(&self) -> bool {
+        match &self.protocol {
+            Protocol::Http1(connection) => connection.is_ready(),
+            Protocol::Http2(_) => false,
         }
     }
 
     /// Gives up what an idle HTTP/1.1 connection does not need.
     pub(super) fn cools(&mut self) {
-        if let Way::Http1(connection) = &mut self.way {
+        if let Protocol::Http1(connection) = &mut self.protocol {
             connection.cools();
         }
     }
 
     /// Its place on a shared connection, if it has one.
     pub(super) fn seat(&self) -> Option<&Seat> {
-        match &self.way {
-            Way::Http1(_) => None,
-            Way::Http2(stream) => Some(stream.seat()),
+        match &self.protocol {
+            Protocol::Http1(_) => None,
+            Protocol::Http2(stream) => Some(stream.seat()),
         }
     }
 }
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn an_upgrade_that_is_declined_leaves_a_connection_that_is_not_used_again() {
-        upgrade(Purpose::Upgrade, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", async |status, mut link| {
+        upgrade(Purpose::Upgrade, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", async |status, link| {
             assert_eq!((status, link.is_ready()), (StatusCode::OK, false));
         });
     }

@@ -67,7 +67,7 @@ impl Shelf {
     /// The newest idle connection that is ready for a request.
     pub(super) fn take(&self) -> Option<Link> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(mut link) = idle.pop() {
+        while let Some(link) = idle.pop() {
             if !link.is_past() && link.is_ready() {
                 return Some(link);
             }

@@ -88,6 +88,12 @@ fn size(line: &[u8]) -> Option<u64> {
     u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
+/// Whether each newline in there follows a carriage return.
+fn ends_lines(bytes: &[u8]) -> bool {
+    let mut before = 0;
+    bytes.iter().all(|byte| std::mem::replace(&mut before, *byte) == b'\r' || *byte != b'\n')
+}
+
 fn trailers(input: &mut BytesMut) -> Result<Part, Broken> {
     if input.starts_with(b"\r\n") {
         input.advance(2);
@@ -101,6 +107,10 @@ fn trailers(input: &mut BytesMut) -> Result<Part, Broken> {
         Err(_) => return Err(Broken::Malformed("its trailers are malformed")),
     };
     let mut trailers = HeaderMap::with_capacity(lines.len());
+    // httparse takes a bare newline for the end of a line.
+    if !ends_lines(input.get(..length).unwrap_or_default()) {
+        return Err(Broken::Malformed("its trailers are malformed"));
+    }
     for line in lines {
         let (name, value) = (HeaderName::from_bytes(line.name.as_bytes()), HeaderValue::from_bytes(line.value));
         let (Ok(name), Ok(value)) = (name, value) else { return Err(Broken::Malformed("its trailers are malformed")) };
@@ -154,7 +164,7 @@ mod tests {
     fn what_two_readers_could_cut_differently_is_malformed() {
         let long = [b"1;".as_slice(), &[b'x'; LINE], b"\r\n"].concat();
         let many = [b"0\r\n".as_slice(), &b"a: b\r\n".repeat(TRAILERS)].concat();
-        let bodies: [&[u8]; 14] = [
+        let bodies: [&[u8]; 16] = [
             b"\r\n",
             b"g\r\n",
             b"-1\r\n",
@@ -167,6 +177,8 @@ mod tests {
             b"1\r\nxxx",
             b"1\r\nx\nx",
             b"0\r\n: b\r\n\r\n",
+            b"0\r\n\n",
+            b"0\r\na: b\n\r\n",
             &long,
             &many,
         ];

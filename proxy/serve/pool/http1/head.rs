@@ -14,6 +14,10 @@ use super::{Broken, LARGEST};
 /// Header lines of one answer.
 const LINES: usize = 100;
 
+/// Those of a request that is read back: what a client may send by HTTP/1.1, and ours. One by HTTP/2 may have more, and
+/// then has no second try.
+const READ_BACK: usize = 2 * LINES;
+
 /// How the body of an answer ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Framing {
@@ -53,7 +57,7 @@ pub(super) fn write(head: &request::Parts, out: &mut Vec<u8>) {
 
 /// Reads back what [`write()`] wrote: a second try needs the head again, and hardly any request needs a second try.
 pub(super) fn read_back(written: &[u8]) -> Option<request::Parts> {
-    let mut lines = [httparse::EMPTY_HEADER; 2 * LINES];
+    let mut lines = [httparse::EMPTY_HEADER; READ_BACK];
     let mut parsed = httparse::Request::new(&mut lines);
     let Ok(Status::Complete(_)) = parsed.parse(written) else { return None };
     let (mut head, ()) = Request::new(()).into_parts();
@@ -101,8 +105,22 @@ pub(super) fn read(input: &mut BytesMut, to: &Method) -> Result<Option<Answer>, 
     }
     let bytes = input.split_to(length).freeze();
     head.headers = lines_of(&bytes, &places[..count])?;
-    let keeps = head.version == Version::HTTP_11 && !headers::says_close(&head.headers);
+    let keeps = head.version == Version::HTTP_11 && !headers::says_close(&head.headers) && !says_two_things(&head);
     Ok(Some(Answer { framing: framing(&head, to)?, keeps, head }))
+}
+
+/// Whether the backend may mean another end of its answer than we do: what it still sends would be taken for the next
+/// one.
+fn says_two_things(head: &response::Parts) -> bool {
+    let has = |name| head.headers.contains_key(name);
+    match head.status {
+        StatusCode::SWITCHING_PROTOCOLS => true,
+        StatusCode::NO_CONTENT => {
+            let length = head.headers.get(header::CONTENT_LENGTH).map(HeaderValue::as_bytes);
+            has(header::TRANSFER_ENCODING) || length.is_some_and(|length| length != b"0")
+        }
+        _ => has(header::TRANSFER_ENCODING) && has(header::CONTENT_LENGTH),
+    }
 }
 
 /// The header lines at these places. Values share the bytes they came in.
@@ -135,13 +153,6 @@ fn framing(head: &response::Parts, to: &Method) -> Result<Framing, Broken> {
     }
     let mut lengths = head.headers.get_all(header::CONTENT_LENGTH).iter();
     let Some(first) = lengths.next() else { return Ok(Framing::Close) };
-    let length = length(first).filter(|_| lengths.all(|length| length == first));
+    let length = headers::length(first).filter(|_| lengths.all(|length| length == first));
     length.map(Framing::Length).ok_or(Broken::Malformed("its Content-Length is none"))
-}
-
-/// Digits only; what else `parse` takes, such as a sign, others do not.
-pub(super) fn length(value: &HeaderValue) -> Option<u64> {
-    let digits = value.as_bytes();
-    let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-    is_number.then(|| std::str::from_utf8(digits).ok()?.parse().ok()).flatten()
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request;
 use hyper::body::Body as _;
 use tokio::io::AsyncWrite;
@@ -34,18 +34,17 @@ pub(super) struct Sending {
     /// What stands behind a piece.
     after: &'static [u8],
     upload: Upload,
-    framing: Framing,
+    left: Left,
     /// Which trailers the head announced: no other is sent.
     trailers: Vec<HeaderName>,
 }
 
-/// How a request's body is framed, and what is to come of it.
+/// What was not given to us yet of a request's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Framing {
-    Length(u64),
-    Chunked,
-    /// All of it was given to us.
-    Ended,
+enum Left {
+    Bytes(u64),
+    Chunks,
+    Nothing,
 }
 
 impl Sending {
@@ -60,28 +59,35 @@ impl Sending {
             data: Bytes::new(),
             after: b"",
             upload: Upload::default(),
-            framing: Framing::Ended,
+            left: Left::Nothing,
             trailers: Vec::new(),
         }
     }
 
-    /// Begins a request. How its body is framed, its head says.
+    /// Begins a request. Whatever its method, a body is framed: by its length, or else in chunks.
     pub(super) fn begin(&mut self, head: &mut request::Parts, upload: Upload) {
-        self.framing = match head.headers.get(header::CONTENT_LENGTH).and_then(head::length) {
+        self.left = match head.headers.get(header::CONTENT_LENGTH).and_then(headers::length) {
             _ if upload.is_end_stream() => {
+                // From a first try, which did not know yet that there is nothing to come.
                 head.headers.remove(header::TRANSFER_ENCODING);
-                Framing::Ended
+                Left::Nothing
             }
-            Some(length) => Framing::Length(length),
+            Some(length) => Left::Bytes(length),
             None => {
+                head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
                 self.trailers = announced(&head.headers);
-                Framing::Chunked
+                Left::Chunks
             }
         };
         self.head.clear();
         head::write(head, &mut self.head);
         self.head_sent = 0;
         self.upload = upload;
+    }
+
+    /// Gives up what only a request in progress needs.
+    pub(super) fn cools(&mut self) {
+        (self.head, self.before, self.trailers) = Default::default();
     }
 
     /// The head, as it was written.
@@ -91,13 +97,13 @@ impl Sending {
 
     /// Whether all of it has left.
     pub(super) fn is_over(&self) -> bool {
-        self.framing == Framing::Ended && self.is_sent()
+        self.left == Left::Nothing && self.is_sent()
     }
 
     /// Sends as much as there is, and as the socket takes. Ready when all of it has left.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         loop {
-            if self.framing != Framing::Ended && self.data.is_empty() && self.after.is_empty() {
+            if self.left != Left::Nothing && self.data.is_empty() && self.after.is_empty() {
                 match Pin::new(&mut self.upload).poll_frame(cx) {
                     Poll::Ready(frame) => self.take(frame)?,
                     Poll::Pending if self.is_sent() => return Poll::Pending,
@@ -124,23 +130,23 @@ impl Sending {
         };
         match frame.into_data() {
             Ok(data) => {
-                match &mut self.framing {
-                    Framing::Length(left) => {
+                match &mut self.left {
+                    Left::Bytes(left) => {
                         let rest =
                             left.checked_sub(data.len() as u64).ok_or(Broken::Upload(Reason::Internal.into()))?;
                         *left = rest;
                     }
-                    Framing::Chunked if !data.is_empty() => {
+                    Left::Chunks if !data.is_empty() => {
                         self.before.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
                         self.after = b"\r\n";
                     }
-                    Framing::Chunked | Framing::Ended => {}
+                    Left::Chunks | Left::Nothing => {}
                 }
                 self.data = data;
-                if self.framing == Framing::Length(0) {
-                    self.framing = Framing::Ended;
-                } else if self.framing == Framing::Chunked && self.upload.is_end_stream() {
-                    self.framing = Framing::Ended;
+                if self.left == Left::Bytes(0) {
+                    self.left = Left::Nothing;
+                } else if self.left == Left::Chunks && self.upload.is_end_stream() {
+                    self.left = Left::Nothing;
                     self.after = if self.after.is_empty() { b"0\r\n\r\n" } else { b"\r\n0\r\n\r\n" };
                 }
                 Ok(())
@@ -151,10 +157,10 @@ impl Sending {
 
     /// The body is over.
     fn end(&mut self, trailers: &HeaderMap) -> Result<(), Broken> {
-        match self.framing {
+        match self.left {
             // Less than was promised must not pass for the whole.
-            Framing::Length(1..) => return Err(Broken::Upload(Reason::ClientGone.into())),
-            Framing::Chunked => {
+            Left::Bytes(1..) => return Err(Broken::Upload(Reason::ClientGone.into())),
+            Left::Chunks => {
                 self.before.extend_from_slice(b"0\r\n");
                 for (name, value) in trailers.iter().filter(|(name, _)| self.trailers.contains(name)) {
                     for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
@@ -163,9 +169,9 @@ impl Sending {
                 }
                 self.after = b"\r\n";
             }
-            Framing::Length(0) | Framing::Ended => {}
+            Left::Bytes(0) | Left::Nothing => {}
         }
-        self.framing = Framing::Ended;
+        self.left = Left::Nothing;
         Ok(())
     }
 

@@ -27,8 +27,17 @@ fn get(path: &str) -> Request<Upload> {
     Request::get(path).header("host", "example.com").body(Upload::default()).expect("a request")
 }
 
-/// What `ask` of this method gets from a backend that says this, in pieces of this size, and closes or stays.
-async fn exchange(method: Method, said: &[u8], piece: usize, closes: bool) -> Result<(u16, Vec<u8>, Http1), Failure> {
+/// What a request was answered with, and the connection afterwards.
+struct Exchanged {
+    status: u16,
+    body: Vec<u8>,
+    /// Whether the connection could take another request, while the backend's end was open.
+    ready: bool,
+    http: Http1,
+}
+
+/// What a request of this method gets from a backend that says this, in pieces of this size, and closes or stays.
+async fn exchange(method: Method, said: &[u8], piece: usize, closes: bool) -> Result<Exchanged, Failure> {
     let (mut http, mut backend) = connection();
     let mut request = get("/");
     *request.method_mut() = method;
@@ -57,8 +66,7 @@ async fn exchange(method: Method, said: &[u8], piece: usize, closes: bool) -> Re
     let (status, body) = heard?;
     let ready = http.is_ready();
     drop(backend);
-    http.keeps = ready;
-    Ok((status, body, http))
+    Ok(Exchanged { status, body, ready, http })
 }
 
 #[tokio::test]
@@ -73,16 +81,18 @@ async fn an_answer_is_the_same_however_it_is_cut() {
     ];
     for (said, expected, keeps) in answers {
         for piece in 1..=said.len() {
-            let (status, body, http) = exchange(Method::GET, said, piece, false).await.expect("an answer");
-            assert_eq!((status, body.as_slice(), http.keeps), (200, expected, keeps), "{}", said.escape_ascii());
+            let Exchanged { status, body, ready, .. } =
+                exchange(Method::GET, said, piece, false).await.expect("an answer");
+            assert_eq!((status, body.as_slice(), ready), (200, expected, keeps), "{}", said.escape_ascii());
         }
     }
 }
 
 #[tokio::test]
 async fn without_a_length_the_end_of_the_connection_ends_the_answer() {
-    let (status, body, http) = exchange(Method::GET, b"HTTP/1.1 200 OK\r\n\r\nhello", 7, true).await.expect("one");
-    assert_eq!((status, body.as_slice(), http.keeps), (200, &b"hello"[..], false));
+    let Exchanged { status, body, ready, .. } =
+        exchange(Method::GET, b"HTTP/1.1 200 OK\r\n\r\nhello", 7, true).await.expect("one");
+    assert_eq!((status, body.as_slice(), ready), (200, &b"hello"[..], false));
 }
 
 #[tokio::test]
@@ -90,14 +100,57 @@ async fn an_answer_that_has_no_body_has_none_whatever_it_says() {
     let length = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
     let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     for said in [&length[..], chunked] {
-        let (_, body, http) = exchange(Method::HEAD, said, 100, false).await.expect("an answer");
-        assert_eq!((body.as_slice(), http.keeps), (&b""[..], true));
+        let Exchanged { body, ready, .. } = exchange(Method::HEAD, said, 100, false).await.expect("an answer");
+        assert_eq!((body.as_slice(), ready), (&b""[..], true));
     }
-    for status in ["204 No Content", "304 Not Modified"] {
-        let said = format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\n\r\n");
-        let (_, body, http) = exchange(Method::GET, said.as_bytes(), 100, false).await.expect("an answer");
-        assert_eq!((body.as_slice(), http.keeps), (&b""[..], true));
+    // The length that a 304 tells is that of what it does not send; a 204 has none.
+    for (head, keeps) in [
+        ("304 Not Modified\r\nContent-Length: 5", true),
+        ("204 No Content\r\nContent-Length: 0", true),
+        ("204 No Content\r\nContent-Length: 5", false),
+        ("204 No Content\r\nTransfer-Encoding: chunked", false),
+    ] {
+        let said = format!("HTTP/1.1 {head}\r\n\r\n");
+        let Exchanged { body, ready, .. } =
+            exchange(Method::GET, said.as_bytes(), 100, false).await.expect("an answer");
+        assert_eq!((body.as_slice(), ready), (&b""[..], keeps), "{head}");
     }
+}
+
+#[tokio::test]
+async fn a_connection_is_not_used_again_after_an_answer_that_says_two_things() {
+    for (said, status) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", 200),
+        ("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", 101),
+    ] {
+        let answer = exchange(Method::GET, said.as_bytes(), 100, false).await.expect("an answer");
+        assert_eq!((answer.status, answer.ready), (status, false), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn reads_grow_with_what_comes_at_once_and_not_with_what_is_left_of_a_buffer() {
+    let (mut http, mut backend) = connection();
+    let answer = [b"HTTP/1.1 200 OK\r\nContent-Length: 3000\r\n\r\n".as_slice(), &[b'x'; 3000]].concat();
+    let serves = async {
+        let mut asked = [0; 1024];
+        while backend.read(&mut asked).await.expect("requests") > 0 {
+            backend.write_all(&answer).await.expect("a reader");
+        }
+    };
+    let asks = async {
+        for _ in 0..100 {
+            send(&mut http, get("/")).await.expect("an answer");
+            while let Some(frame) = poll_fn(|cx| http.poll_frame(cx)).await {
+                frame.expect("a frame");
+            }
+        }
+        let read = http.read;
+        drop(http);
+        read
+    };
+    let ((), read) = timeout(LONG, async { tokio::join!(serves, asks) }).await.expect("they end");
+    assert_eq!(read, READ);
 }
 
 #[tokio::test]
@@ -123,7 +176,7 @@ async fn what_can_be_understood_in_two_ways_is_malformed() {
         &many,
     ];
     for said in answers {
-        let failure = exchange(Method::GET, said.as_bytes(), 4096, true).await.map(|(status, ..)| status);
+        let failure = exchange(Method::GET, said.as_bytes(), 4096, true).await.map(|answer| answer.status);
         let reason = failure.expect_err(&said[..said.len().min(60)]).reason;
         assert_eq!(reason, Reason::BackendMalformed, "{}", &said[..said.len().min(60)]);
     }
@@ -138,7 +191,7 @@ async fn an_answer_that_breaks_off_is_told_from_none() {
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", Reason::BackendTruncated),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nhello\r\n", Reason::BackendTruncated),
     ] {
-        let failure = exchange(Method::GET, said.as_bytes(), 100, true).await.map(|(status, ..)| status);
+        let failure = exchange(Method::GET, said.as_bytes(), 100, true).await.map(|answer| answer.status);
         assert_eq!(failure.expect_err(said).reason, reason, "{said:?}");
     }
 }
@@ -146,13 +199,13 @@ async fn an_answer_that_breaks_off_is_told_from_none() {
 #[tokio::test]
 async fn a_connection_on_which_more_came_than_was_asked_for_is_not_used_again() {
     let said = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-    let (_, body, http) = exchange(Method::GET, said, said.len(), false).await.expect("an answer");
-    assert_eq!((body.as_slice(), http.keeps), (&b"ok"[..], false));
+    let Exchanged { body, ready, .. } = exchange(Method::GET, said, said.len(), false).await.expect("an answer");
+    assert_eq!((body.as_slice(), ready), (&b"ok"[..], false));
 }
 
 #[tokio::test]
 async fn a_connection_that_the_backend_closed_is_not_used_again() {
-    let (mut http, backend) = connection();
+    let (http, backend) = connection();
     assert!(http.is_ready());
     drop(backend);
     // The kernel tells the runtime, which has to get a turn.
@@ -167,10 +220,11 @@ async fn a_connection_that_the_backend_closed_is_not_used_again() {
 #[tokio::test]
 async fn an_idle_connection_has_no_buffer() {
     let said = [b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n".as_slice(), &[b'x'; 100_000]].concat();
-    let (_, body, mut http) = exchange(Method::GET, &said, 4096, false).await.expect("an answer");
-    assert_eq!((body.len(), http.keeps), (100_000, true));
+    let Exchanged { body, ready, mut http, .. } = exchange(Method::GET, &said, 4096, false).await.expect("an answer");
+    assert_eq!((body.len(), ready), (100_000, true));
+    assert!(http.read > READ && !http.sending.head().is_empty());
     http.cools();
-    assert_eq!(http.input.capacity(), 0);
+    assert_eq!((http.input.capacity(), http.read, http.sending.head().len()), (0, READ, 0));
     let (mut http, mut backend) = connection();
     http.input.extend_from_slice(b"unread");
     http.cools();
