@@ -273,8 +273,8 @@ impl Http1 {
         let room = self.input.capacity() - self.input.len();
         let mut socket = self.socket.borrow_mut();
         let read = ready!(poll_read_buf(Pin::new(&mut *socket), cx, &mut self.input)).map_err(Broken::Io)?;
-        // Whoever fills it has more; a few short answers leave little of it, which is easily filled.
-        if read == room && room >= self.read {
+        // Whoever fills it has more; but what a few short answers have left of it is easily filled.
+        if read == room && room > self.read / 4 {
             self.read = (self.read * 2).min(MOST);
         }
         Poll::Ready(Ok(read))

@@ -150,7 +150,8 @@ async fn reads_grow_with_what_comes_at_once_and_not_with_what_is_left_of_a_buffe
         read
     };
     let ((), read) = timeout(LONG, async { tokio::join!(serves, asks) }).await.expect("they end");
-    assert_eq!(read, READ);
+    // A few of them fit.
+    assert!(read <= 2 * READ, "{read}");
 }
 
 #[tokio::test]
