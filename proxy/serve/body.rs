@@ -224,6 +224,8 @@ enum Inner {
     Own(Option<Bytes>),
     /// The backend's.
     Backend(Option<Link>),
+    /// The backend's, which has broken off.
+    Broken(Option<Failure>),
 }
 
 /// What a body says when it is asked for its next frame.
@@ -306,10 +308,18 @@ impl HttpBody for Body {
         let Some(guard) = &this.guard else { return Poll::Ready(None) };
         let frame = match &mut this.inner {
             Inner::Own(text) => text.take().map(|text| Ok(Frame::data(text))),
+            Inner::Broken(failure) => failure.take().map(Err),
             Inner::Backend(Some(link)) => match link.poll_frame(cx) {
                 Poll::Pending => {
                     guard.awaits_backend(true);
                     guard.leave.remember(cx);
+                    return Poll::Pending;
+                }
+                // What came before leaves first. A connection that ends without a byte of an answer looks as if it had
+                // been idle, and a client may ask again what the backend has done.
+                Poll::Ready(Some(Err(failure))) => {
+                    this.inner = Inner::Broken(Some(failure));
+                    cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
                 Poll::Ready(frame) => frame,
@@ -352,6 +362,7 @@ impl HttpBody for Body {
         match &self.inner {
             Inner::Own(text) => text.is_none(),
             Inner::Backend(link) => link.as_ref().is_none_or(Link::is_end_stream),
+            Inner::Broken(_) => false,
         }
     }
 
@@ -359,6 +370,7 @@ impl HttpBody for Body {
         match &self.inner {
             Inner::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
             Inner::Backend(link) => link.as_ref().map_or(SizeHint::with_exact(0), Link::size_hint),
+            Inner::Broken(_) => SizeHint::default(),
         }
     }
 }

@@ -55,8 +55,9 @@ pub(super) struct Http1 {
     rest: Option<Task>,
     /// What was read and not yet passed on.
     input: BytesMut,
-    /// How much of it was searched in vain for the end of a head.
+    /// How much of it was searched in vain for the end of a head, and how much of it was parsed.
     searched: usize,
+    parsed: usize,
     /// What is read at once.
     read: usize,
     body: Body,
@@ -103,6 +104,7 @@ impl Http1 {
             rest: None,
             input: BytesMut::new(),
             searched: 0,
+            parsed: 0,
             read: READ,
             body: Body::Ended,
             purpose,
@@ -170,12 +172,14 @@ impl Http1 {
         if length == searched {
             return Ok(None);
         }
-        // From a backend that sends it byte by byte it is not parsed byte by byte.
-        if (searched == 0 || has_end(&self.input[searched.saturating_sub(3)..]))
-            && let Some(answer) = head::read(&mut self.input, &self.method)?
-        {
-            self.searched = 0;
-            return Ok(Some(answer));
+        // From a backend that sends it byte by byte it is not parsed byte by byte; but often enough to see that what
+        // comes is no head.
+        if length >= 2 * self.parsed || has_end(&self.input[searched.saturating_sub(3)..]) {
+            if let Some(answer) = head::read(&mut self.input, &self.method)? {
+                (self.searched, self.parsed) = (0, 0);
+                return Ok(Some(answer));
+            }
+            self.parsed = length;
         }
         self.searched = length;
         if length > LARGEST { Err(Broken::Malformed("its head is too large")) } else { Ok(None) }

@@ -198,6 +198,25 @@ async fn an_answer_that_breaks_off_is_told_from_none() {
 }
 
 #[tokio::test]
+async fn what_is_no_head_is_seen_before_its_end() {
+    for (begin, rest) in [("H", "TTQ/9.9 nonsense\r\n"), ("HTTP/1.1 200 OK\r\n", "bad header line\r\n")] {
+        let (mut http, mut backend) = connection();
+        let says = async {
+            backend.read_u8().await.expect("a request");
+            for part in [begin, rest] {
+                backend.write_all(part.as_bytes()).await.expect("a reader");
+                // The other side reads it by itself.
+                for _ in 0..3 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        let ((), lost) = timeout(LONG, async { tokio::join!(says, send(&mut http, get("/"))) }).await.expect("an end");
+        assert_eq!(lost.expect_err("no answer").failure.reason, Reason::BackendMalformed, "{begin:?} {rest:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_connection_on_which_more_came_than_was_asked_for_is_not_used_again() {
     let said = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
     let Exchanged { body, ready, .. } = exchange(Method::GET, said, said.len(), false).await.expect("an answer");
