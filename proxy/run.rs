@@ -35,6 +35,7 @@ use crate::control::state::Store;
 use crate::family::Page;
 use crate::mail::Mailboxes;
 use crate::serve::access::{AccessLog, AccessWriterHandle};
+use crate::serve::limits::Limiter;
 use crate::serve::listen::{self, Listener, Manner};
 use crate::serve::meter::Meters;
 use crate::serve::metrics::ServingMetrics;
@@ -331,11 +332,12 @@ fn start_workers(
             own.push((socket, listener.manner.clone()));
         }
     }
+    let limiter = Arc::new(Limiter::default());
     let mut threads = Vec::with_capacity(workers);
     for (id, (sockets, mailbox)) in sockets.into_iter().zip(mailboxes).enumerate() {
         let access = log.as_ref().map(AccessLog::lines);
-        let (table, meters, ended) = (table.clone(), meters.clone(), ended.clone());
-        let parts = worker::Parts { id, workers, sockets, table, mailbox, meters, access };
+        let (table, meters, ended, limiter) = (table.clone(), meters.clone(), ended.clone(), limiter.clone());
+        let parts = worker::Parts { id, workers, sockets, table, mailbox, meters, limiter, access };
         let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker::run(parts)));
             let result = match result {

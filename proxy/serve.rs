@@ -1,6 +1,6 @@
 //! Wing one: what happens to a request, in the order it happens.
 //!
-//! - [`listen`] binds, [`worker`] accepts, [`conn`] carries one client connection over a [`socket`]:
+//! - [`listen`] binds, [`worker`] accepts within [`limits`], [`conn`] carries one client connection over a [`socket`]:
 //!   [`proxy_protocol`] says who the client is where a load balancer stands before us, [`tls`] secures, and where
 //!   HTTP/2 is spoken [`frames`] tells what passes and [`abuse`] whether it is a flood. Short parts leave together by
 //!   [`gather`].
@@ -11,8 +11,8 @@
 //! - [`error`] names what failed, [`answer`] says so, [`meter`] counts, [`metrics`] shows it and [`access`] writes it
 //!   down. [`probe`] asks whether a backend is ready.
 //!
-//! Everything here belongs to one worker thread: `Rc` and `Cell`, no lock, nothing shared but the table. Who waits for
-//! something on the same thread is a [`sleeper`].
+//! Everything here belongs to one worker thread: `Rc` and `Cell`, no lock, nothing shared but the table, and what limits
+//! by address count while there are any. Who waits for something on the same thread is a [`sleeper`].
 
 pub mod abuse;
 pub mod access;
@@ -27,6 +27,7 @@ pub mod frames;
 pub mod gather;
 pub mod headers;
 pub mod incoming;
+pub mod limits;
 pub mod listen;
 pub mod meter;
 pub mod metrics;

@@ -65,6 +65,19 @@ pub struct Backend {
     pub cells: Arc<[Cell]>,
 }
 
+impl Service {
+    /// Whether it is for this client: `deny` wins, and `allow` is everybody while it is empty.
+    pub fn admits(&self, client: IpAddr) -> bool {
+        let bgproxy_conf::Service { allow, deny, .. } = &self.config;
+        if allow.is_empty() && deny.is_empty() {
+            return true;
+        }
+        let client = client.to_canonical();
+        let holds = |ranges: &[ipnet::IpNet]| ranges.iter().any(|range| range.contains(&client));
+        !holds(deny) && (allow.is_empty() || holds(allow))
+    }
+}
+
 impl Backend {
     /// The sum of all workers' cells.
     pub fn sum(&self) -> Sum {
@@ -342,6 +355,29 @@ pub(crate) mod tests {
         }
         assert!(t.service(&"c".parse().expect("a name")).is_none());
         assert!(t.owner(&backend(99, "blue", 1)).is_none());
+    }
+
+    #[test]
+    fn a_service_is_for_those_allowed_and_not_for_those_denied() {
+        let admits = |allow: &[&str], deny: &[&str], client: &str| {
+            let ranges = |list: &[&str]| list.iter().map(|range| range.parse().expect("a range")).collect();
+            let config =
+                bgproxy_conf::Service { allow: ranges(allow), deny: ranges(deny), ..bgproxy_conf::Service::default() };
+            let live = backend(0, "blue", 1);
+            let name = "portal".parse().expect("a name");
+            let backends = vec![live.clone()];
+            let service = Service { name, generation: 1, preview: live.clone(), live, backends, config };
+            service.admits(client.parse().expect("an address"))
+        };
+        assert!(admits(&[], &[], "192.0.2.1"));
+        assert!(admits(&["192.0.2.0/24"], &[], "192.0.2.1"));
+        assert!(admits(&["192.0.2.0/24"], &[], "::ffff:192.0.2.1"), "the same address on an IPv6 socket");
+        assert!(!admits(&["192.0.2.0/24"], &[], "192.0.3.1"));
+        assert!(!admits(&["192.0.2.0/24"], &[], "2001:db8::1"));
+        assert!(!admits(&["192.0.2.0/24"], &["192.0.2.1/32"], "192.0.2.1"), "deny wins");
+        assert!(admits(&["192.0.2.0/24"], &["192.0.2.1/32"], "192.0.2.2"));
+        assert!(!admits(&[], &["2001:db8::/32"], "2001:db8::1"));
+        assert!(admits(&[], &["2001:db8::/32"], "2001:db9::1"));
     }
 
     #[test]

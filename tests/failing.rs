@@ -475,20 +475,23 @@ fn a_request_that_no_service_is_for_is_told_so() {
 }
 
 #[test]
-fn past_the_limit_of_connections_the_next_client_waits_its_turn() {
+fn past_the_limit_of_connections_the_next_client_waits_while_none_is_idle() {
     let builder = Door::builder().set("workers", 1).set("limits.connections", 2);
-    let (door, _blue) = builder.before(Fake::echoes);
-    let mut first = door.connect();
-    first.send(get()).response();
-    let mut second = door.connect();
-    second.send(get()).response();
+    let (door, blue) = builder.before(|at| Fake::color(at, "blue"));
+    let mut busy = [door.connect(), door.connect()];
+    for client in &mut busy {
+        client.send(request("GET", "/hold", &[], b""));
+    }
+    blue.wait_requests(2);
     let mut third = door.connect();
     third.send(get());
-    assert!(third.hears_nothing(), "it waits in the kernel's queue");
-    assert_eq!(second.send(get()).response().status, 200, "whoever is in is served");
-    drop(first);
+    assert!(third.hears_nothing(), "nobody leaves who is served");
+    blue.go();
+    for client in &mut busy {
+        assert_eq!(client.response().status, 200);
+    }
     assert_eq!(third.response().status, 200);
-    drop((second, third));
+    drop((busy, third));
     door.quiet();
 }
 

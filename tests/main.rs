@@ -56,6 +56,9 @@ mod switching;
 // What becomes of streams after a switch.
 mod streaming;
 
+// What one address may cost: connections, requests; who leaves when the house is full, and who is not let in at all.
+mod limits;
+
 // What a crash leaves behind, of us and of a backend, and what a start says that cannot succeed.
 mod crashing;
 

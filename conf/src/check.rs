@@ -54,6 +54,11 @@ fn process(file: &File<'_>, config: &Config) -> Result<(), ConfigError> {
         let message = format!("`limits.header_size` is {}, outside of 8KiB to 1MiB", limits.header_size);
         return file.fault([key("limits"), key("header_size")], message, "write \"32KiB\", for example");
     }
+    if limits.requests_per_second > 100_000 {
+        let message = format!("`limits.requests_per_second` is {}, above 100000", limits.requests_per_second);
+        let hint = "write 0 for no limit; it is for one address, not for all of them together";
+        return file.fault([key("limits"), key("requests_per_second")], message, hint);
+    }
     positive(file, [key("limits"), key("header_time")], "limits.header_time", limits.header_time)?;
     positive(file, [key("limits"), key("idle_time")], "limits.idle_time", limits.idle_time)?;
     positive(file, [key("shutdown"), key("deadline")], "shutdown.deadline", config.shutdown.deadline)

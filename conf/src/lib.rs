@@ -150,9 +150,21 @@ pub struct Trusted {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Client connections open at once, over all workers (each worker takes its equal share). Past it new ones wait
-    /// in the kernel's queue.
+    /// Client connections open at once, over all workers (each worker takes its equal share). When all are taken, the
+    /// one that has been idle for longest is closed for each new one; while none is idle, new ones wait.
     pub connections: usize,
+    /// Those of one client address; more are closed at once. `0` is no limit. IPv6 addresses are counted by /64;
+    /// `trusted.proxies` are not limited, because many clients share them.
+    pub connections_per_address: usize,
+    /// Requests of one client address in a second; more are answered 429. `0` is no limit. IPv6 addresses are counted
+    /// by /64. Up to 100000.
+    pub requests_per_second: u32,
+    /// So many requests of an address may come at once after a pause; then the rate holds. `0` is as many as in a
+    /// second.
+    pub requests_burst: u32,
+    /// Client addresses that neither limit counts, by range.
+    #[schemars(with = "Vec<String>")]
+    pub exempt: Vec<ipnet::IpNet>,
     /// The request head: request line and headers together. Larger ones are answered 431. From 8KiB to 1MiB.
     pub header_size: Bytes,
     /// From the first byte of a request head to its last; then 408.
@@ -269,6 +281,14 @@ pub struct Service {
     /// Requests for the service's other hosts are sent here with 308; the preview's hosts are not.
     #[serde(default)]
     pub canonical_host: Option<Host>,
+    /// Client addresses that are served, by range; none is all of them. Others are answered 403.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub allow: Vec<ipnet::IpNet>,
+    /// Client addresses that are answered 403 whatever `allow` says, by range.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub deny: Vec<ipnet::IpNet>,
 }
 
 /// One color's backend.
@@ -496,6 +516,10 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             connections: 20_000,
+            connections_per_address: 0,
+            requests_per_second: 0,
+            requests_burst: 0,
+            exempt: Vec::new(),
             header_size: Bytes::kib(32),
             header_time: Seconds::new(10),
             idle_time: Seconds::new(75),
@@ -607,6 +631,8 @@ impl Default for Service {
             streams: Streams::default(),
             hsts: None,
             canonical_host: None,
+            allow: Vec::new(),
+            deny: Vec::new(),
         }
     }
 }

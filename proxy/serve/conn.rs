@@ -11,7 +11,7 @@ mod receive;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 use super::error::Reason;
 use super::flight::Guard;
 use super::headers;
+use super::limits::seats::Seat;
 use super::listen::Manner;
 use super::pool::Own;
 use super::sleeper::Sleeper;
@@ -59,6 +60,8 @@ pub struct Conn {
     from: SocketAddr,
     to: SocketAddr,
     client: OnceCell<Client>,
+    /// Its place among its address's connections, while they are counted.
+    seat: RefCell<Option<Seat>>,
     /// Its own connections to backends that are told who the client is.
     own: OnceCell<Own>,
     /// Whether it carries several requests at once (HTTP/2).
@@ -72,6 +75,10 @@ pub struct Conn {
     /// Answers given up lately because the client took nothing of them.
     stalled: Cell<u32>,
     phase: Cell<Phase>,
+    /// A request has come to its head's end.
+    asked: Cell<bool>,
+    /// It was chosen to leave, because there is no room for another.
+    leaving: Cell<bool>,
     /// When the phase began, in the worker's milliseconds.
     since: Cell<u64>,
     order: Cell<Option<Order>>,
@@ -118,6 +125,8 @@ enum Phase {
     Head,
     /// Requests are in progress.
     Busy,
+    /// HTTP is over, and the client is let read what was said last.
+    Parting,
 }
 
 /// Whether what requests need is held for a connection.
@@ -138,6 +147,8 @@ enum Order {
     Retire,
     /// The head came too slowly: say so and end.
     Refuse(Reason),
+    /// Another client needs the place: end, unless there is something to do.
+    Leave,
     /// End now, in the middle of whatever it is.
     Abort,
 }
@@ -146,9 +157,10 @@ impl Order {
     /// One that was given is not replaced by a lighter one.
     fn weight(self) -> u8 {
         match self {
-            Order::Retire => 0,
-            Order::Refuse(_) => 1,
-            Order::Abort => 2,
+            Order::Leave => 0,
+            Order::Retire => 1,
+            Order::Refuse(_) => 2,
+            Order::Abort => 3,
         }
     }
 }
@@ -175,6 +187,7 @@ impl Conn {
             from,
             to,
             client: OnceCell::new(),
+            seat: RefCell::default(),
             own: OnceCell::new(),
             several: Cell::new(false),
             busy: Cell::new(0),
@@ -182,6 +195,8 @@ impl Conn {
             condemned: RefCell::default(),
             stalled: Cell::new(0),
             phase: Cell::new(if receives { Phase::Receiving } else { Phase::Idle }),
+            asked: Cell::new(false),
+            leaving: Cell::new(false),
             since: Cell::new(now),
             order: Cell::new(None),
             retired: Cell::new(None),
@@ -209,8 +224,47 @@ impl Conn {
         self.own.get_or_init(|| Own::new(self.client().address, self.to))
     }
 
+    /// The client's address, unless a PROXY header is still to say it.
+    pub fn known(&self) -> Option<IpAddr> {
+        let known = self.client.get().map(|client| client.address.ip());
+        known.or_else(|| (!self.manner.proxy_header).then(|| self.from.ip()))
+    }
+
+    /// It is counted, or is not any more.
+    pub fn sits(&self, seat: Option<Seat>) {
+        self.seat.replace(seat);
+    }
+
+    /// Whether its client has asked, and since when it is idle, which is since it began if he has not asked to the end.
+    /// None while it is in use.
+    pub fn idle(&self) -> Option<(bool, u64)> {
+        let since = self.since.get();
+        match self.phase.get() {
+            Phase::Busy => None,
+            Phase::Idle => Some((self.asked.get(), since)),
+            Phase::Receiving | Phase::Head | Phase::Parting => Some((false, since)),
+        }
+    }
+
+    /// Has it leave to make room, if it is still idle since then.
+    pub fn leaves_for_another(&self, since: u64) -> bool {
+        let idle = self.phase.get() != Phase::Busy && self.since.get() == since && !self.leaving.get();
+        if idle {
+            self.leaving.set(true);
+            self.give(Order::Leave);
+        }
+        idle
+    }
+
+    /// It stays, because its client has just asked.
+    fn stays(&self, worker: &Worker) {
+        self.leaving.set(false);
+        worker.stays();
+    }
+
     /// A request has begun.
     pub fn begins(&self) {
+        self.asked.set(true);
         self.busy.set(self.busy.get() + 1);
         self.phase.set(Phase::Busy);
         self.parking.set(Parking::Warm);
@@ -316,7 +370,7 @@ impl Conn {
     async fn unless_ended<T>(&self, work: impl Future<Output = T>) -> Result<T, Order> {
         let mut work = pin!(work);
         poll_fn(|cx| match self.obey(cx) {
-            Some(order @ (Order::Abort | Order::Refuse(_))) => Poll::Ready(Err(order)),
+            Some(order @ (Order::Abort | Order::Leave | Order::Refuse(_))) => Poll::Ready(Err(order)),
             // There is nothing yet that could be finished, or something that retires by itself.
             Some(Order::Retire) | None => work.as_mut().poll(cx).map(|done| {
                 if self.retired.get().is_some() {
@@ -333,6 +387,14 @@ impl Conn {
             self.phase.set(Phase::Head);
             self.since.set(now);
         }
+    }
+
+    /// HTTP is over.
+    fn parts(&self, now: u64) {
+        // What was wanted of it has come to pass.
+        self.order.set(None);
+        self.phase.set(Phase::Parting);
+        self.since.set(now);
     }
 
     /// Nothing is in progress from now on.
@@ -428,16 +490,21 @@ impl Drop for Place {
         // A request whose last bytes will never leave also holds the connection that holds it.
         drop(self.conn.flushing.take());
         drop(self.conn.tunnel.take());
+        drop(self.conn.seat.take());
+        if self.conn.leaving.get() {
+            self.worker.left_for_another();
+        }
         self.worker.disconnect(self.key);
     }
 }
 
 /// Carries one client connection from accept to close, in a task of its own. Its place is taken at once, so that
 /// whoever accepts next knows how many there are.
-pub fn serve(worker: Rc<Worker>, tcp: TcpStream, from: SocketAddr, manner: Rc<Manner>) {
+pub fn serve(worker: Rc<Worker>, tcp: TcpStream, from: SocketAddr, manner: Rc<Manner>, seat: Option<Seat>) {
     // Only a socket that is broken does not know its address; nobody will hear of this one.
     let to = tcp.local_addr().unwrap_or(from);
     let conn = Rc::new(Conn::new(from, to, manner, worker.now()));
+    conn.sits(seat);
     let place = Place { key: worker.connect(conn.clone()), conn, worker };
     tokio::task::spawn_local(async move { carry(&place.worker, &place.conn, tcp).await });
 }
@@ -470,5 +537,9 @@ async fn carry(worker: &Rc<Worker>, conn: &Rc<Conn>, tcp: TcpStream) {
             (stream, if ended.is_ok() { Parting::Linger } else { Parting::Close })
         }
     };
-    Box::pin(part(worker, stream, parting)).await;
+    if !conn.leaving.get() {
+        conn.parts(worker.now());
+    }
+    // The place may be needed before the client has read all.
+    let _ended = conn.unless_ended(Box::pin(part(worker, stream, parting))).await;
 }

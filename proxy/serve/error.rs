@@ -53,6 +53,8 @@ reasons! {
     BodyTimeout = "body_timeout", 408, "http_request_error", "the request body came too slowly";
     ClientTimeout = "client_timeout", 499, "http_request_error", "the client took no more bytes";
     ClientGone = "client_gone", 499, "http_request_error", "the client went away";
+    RateLimited = "rate_limited", 429, "http_request_denied", "there are too many requests from this address";
+    AddressDenied = "address_denied", 403, "http_request_denied", "this address is not served here";
     // Nobody's.
     NoRoute = "no_route", 404, "destination_not_found", "no service is configured for this address";
     TunnelIdle = "tunnel_idle", 499, "connection_read_timeout", "nothing passed through the tunnel for too long";
@@ -99,12 +101,14 @@ impl Reason {
 
     /// Whether the client may sensibly try again in a moment.
     pub fn retry_after(self) -> Option<&'static str> {
-        matches!(self, Reason::BacklogFull | Reason::DrainCut | Reason::ShutdownCut).then_some("1")
+        // However low the limit, an address gets at least one more request each second.
+        matches!(self, Reason::RateLimited | Reason::BacklogFull | Reason::DrainCut | Reason::ShutdownCut)
+            .then_some("1")
     }
 
     /// Whether the client's connection cannot be trusted to be between two requests any more.
     pub fn closes(self) -> bool {
-        !matches!(self.status().as_u16(), 404 | 502 | 503 | 504)
+        !matches!(self.status().as_u16(), 403 | 404 | 429 | 502 | 503 | 504)
     }
 
     /// Whether the backend is to blame, which operators want to hear about.

@@ -134,6 +134,11 @@ impl Flight {
         self.client.set(client);
     }
 
+    /// Who the client is, as far as that is known.
+    pub fn client(&self) -> IpAddr {
+        self.client.get()
+    }
+
     /// Claims the backend that a table chose.
     pub fn claim(&self, claim: Claim, terms: Terms) {
         if let Hold::Request(earlier) = self.hold.replace(Hold::Request(claim)) {

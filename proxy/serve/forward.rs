@@ -1,4 +1,4 @@
-//! One request, as readable steps: see who asks, refuse, send elsewhere, route, claim, rewrite, send (once more where
+//! One request, as readable steps: see who asks, and how often, refuse, send elsewhere, route, claim, rewrite, send (once more where
 //! that is safe), rewrite back, stream; or open a tunnel.
 
 use std::rc::Rc;
@@ -93,6 +93,7 @@ async fn exchange(
     // First of all, so that the log names the client of a refused request too.
     let client = headers::client(&head, &sender, |address| worker.trusts(address));
     guard.comes_from(client);
+    worker.admit(client, guard.started())?;
     headers::refuse(&head)?;
     let secure = headers::is_secure(&head, &sender);
     if let Some(port) = conn.manner.redirect_https

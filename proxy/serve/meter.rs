@@ -268,6 +268,12 @@ impl Clients {
         add(&self.open, 1);
     }
 
+    /// A client connected and was turned away at once, for this reason.
+    pub fn turned_away(&self, label: &'static str) {
+        add(&self.accepted, 1);
+        self.failed(label);
+    }
+
     /// A client's connection is parked for as long as the guard is there.
     pub fn parks(&self) -> Parked<'_> {
         add(&self.parked, 1);

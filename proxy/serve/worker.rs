@@ -1,9 +1,12 @@
 //! One worker: one thread, one current-thread runtime; its sockets, its lanes, its numbers, its mailbox.
 //!
-//! `accept` takes clients in, `sweep` ends what waits for too long, `mail` does what control asks for, up to the end.
+//! `accept` takes clients in, `shed` turns away those that ask for too much, and `room` finds who leaves when the house
+//! is full; `sweep` ends what waits for too long, `mail` does what control asks for, up to the end.
 
 mod accept;
 mod mail;
+mod room;
+mod shed;
 mod sweep;
 
 use std::cell::{Cell, RefCell};
@@ -21,11 +24,15 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use self::room::RECLAIMED;
+pub use self::shed::Crowded;
 use super::access::{Line, Lines};
 use super::conn::Conn;
 use super::error::Reason;
 use super::flight::{Flight, Guard};
 use super::headers;
+use super::limits::buckets::Buckets;
+use super::limits::{Limiter, Turned};
 use super::listen::Manner;
 use super::meter::{Clients, Meter, Meters};
 use super::pool::{Claim, Lane, Stock};
@@ -58,6 +65,8 @@ pub struct Parts {
     pub mailbox: mpsc::Receiver<Letter>,
     /// Where its numbers are read.
     pub meters: Arc<Meters>,
+    /// What all workers count together.
+    pub limiter: Arc<Limiter>,
     /// Where its access log goes, if there is one.
     pub access: Option<Lines>,
 }
@@ -81,6 +90,13 @@ pub struct Worker {
     conns: RefCell<Slab<Rc<Conn>>>,
     flights: RefCell<Slab<Rc<Flight>>>,
     limits: Cell<Limits>,
+    limiter: Arc<Limiter>,
+    /// There while requests are limited.
+    buckets: RefCell<Option<Arc<Buckets>>>,
+    /// What was turned away since the last sweep.
+    turned: Cell<Turned>,
+    /// Who leaves next.
+    victims: RefCell<room::Victims>,
     access: Option<RefCell<Lines>>,
     born: Instant,
     now: Cell<u64>,
@@ -134,6 +150,12 @@ pub enum Routed {
 pub struct Limits {
     /// Client connections open at once, on this worker.
     pub connections: usize,
+    /// Those of one address, over all workers; 0 is no limit.
+    pub per_address: usize,
+    /// Requests of one address in a second, over all workers; 0 is no limit.
+    pub rate: u32,
+    /// So many of them at once.
+    pub burst: u32,
     /// Bytes of a request head.
     pub header_size: usize,
     /// Milliseconds for a request head.
@@ -148,12 +170,20 @@ impl Limits {
     fn new(limits: &bgproxy_conf::Limits, workers: usize) -> Limits {
         Limits {
             connections: limits.connections.div_ceil(workers),
+            per_address: limits.connections_per_address,
+            rate: limits.requests_per_second,
+            burst: if limits.requests_burst == 0 { limits.requests_per_second } else { limits.requests_burst },
             header_size: usize::try_from(limits.header_size.get()).unwrap_or(usize::MAX),
             header_time: millis(limits.header_time),
             idle_time: millis(limits.idle_time),
             body_size: if limits.body_size.get() == 0 { u64::MAX } else { limits.body_size.get() },
         }
     }
+}
+
+/// Whether a service is for this client.
+fn admit(to: &Destination<'_>, guard: &Guard) -> Result<(), Reason> {
+    if to.service.admits(guard.client()) { Ok(()) } else { Err(Reason::AddressDenied) }
 }
 
 fn millis(seconds: bgproxy_conf::Seconds) -> u64 {
@@ -185,7 +215,11 @@ pub fn run(parts: Parts) -> io::Result<()> {
             compared: RefCell::default(),
             conns: RefCell::default(),
             flights: RefCell::default(),
-            limits: Cell::new(limits),
+            limits: Cell::default(),
+            limiter: parts.limiter,
+            buckets: RefCell::default(),
+            turned: Cell::default(),
+            victims: RefCell::default(),
             access: parts.access.map(RefCell::new),
             born: Instant::now(),
             now: Cell::new(0),
@@ -195,6 +229,7 @@ pub fn run(parts: Parts) -> io::Result<()> {
             stop: CancellationToken::new(),
             stopping: Cell::new(false),
         });
+        worker.adopt(limits);
         let mut accepting = JoinSet::new();
         for (listener, manner) in listeners {
             accepting.spawn_local(accept::accept(worker.clone(), listener, manner));
@@ -237,10 +272,11 @@ impl Worker {
     /// before or after this, never into it. `secure` tells how the client came.
     ///
     /// # Errors
-    /// [`Reason::NoRoute`], or that the service does not do what is asked of the connection.
+    /// [`Reason::NoRoute`], or that the service is not for this client, or does not do what is asked of the connection.
     pub fn claim(&self, guard: &Guard, head: &request::Parts, secure: bool) -> Result<Routed, Reason> {
         let mut table = self.table.borrow_mut();
         let to = table.load().destination(headers::host(head), headers::path(head)).ok_or(Reason::NoRoute)?;
+        admit(&to, guard)?;
         let config = &to.service.config;
         if !to.preview
             && let Some(host) = &config.canonical_host
@@ -256,10 +292,11 @@ impl Worker {
     /// The same for a request that goes out once more.
     ///
     /// # Errors
-    /// [`Reason::NoRoute`].
+    /// [`Reason::NoRoute`], or that the service is not for this client any more.
     pub fn claim_again(&self, guard: &Guard, host: &str, path: &str) -> Result<(), Reason> {
         let mut table = self.table.borrow_mut();
         let to = table.load().destination(host, path).ok_or(Reason::NoRoute)?;
+        admit(&to, guard)?;
         self.hold(guard, &to);
         Ok(())
     }

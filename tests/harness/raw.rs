@@ -232,8 +232,12 @@ impl Raw {
     /// A client that comes from this address, such as `127.0.0.2`.
     #[track_caller]
     pub(crate) fn connect_from(source: IpAddr, to: impl Into<Target>) -> Raw {
+        must("a client from there", Raw::try_connect_from(source, to))
+    }
+
+    pub(crate) fn try_connect_from(source: IpAddr, to: impl Into<Target>) -> Result<Raw, Failure> {
         let source = SockAddr::from(SocketAddr::new(source, 0));
-        must("a client from there", Raw::connect_with(to, |socket| socket.bind(&source)))
+        Raw::connect_with(to, |socket| socket.bind(&source))
     }
 
     /// Over TLS, in HTTP/1.1.

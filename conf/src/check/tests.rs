@@ -113,6 +113,7 @@ fn a_limit_outside_of_its_bounds_is_a_fault() {
         "#);
     assert_snapshot!(fault("limits.header_size = \"2MiB\"\n").message(), @"`limits.header_size` is 2MiB, outside of 8KiB to 1MiB");
     assert_snapshot!(fault("limits.connections = 0\n").message(), @"`limits.connections` is 0, so nobody could connect");
+    assert_snapshot!(fault("limits.requests_per_second = 100001\n").message(), @"`limits.requests_per_second` is 100001, above 100000");
 }
 
 #[test]

@@ -65,14 +65,14 @@ async fn parked(worker: &Worker, conn: &Conn, socket: &mut ClientSocket) -> Resu
             Some(Order::Refuse(reason)) => return Poll::Ready(Err(Parting::Refuse(reason))),
             // There is no answer that could be lost.
             Some(Order::Abort) => return Poll::Ready(Err(Parting::Close)),
-            Some(Order::Retire) | None => {}
+            Some(Order::Retire | Order::Leave) | None => {}
         }
         let mut scratch = worker.scratch.borrow_mut();
         // No more than hyper would read first: it is copied.
         let mut buf = ReadBuf::new(&mut scratch[..FIRST]);
         let read = Pin::new(&mut *socket).poll_read(cx, &mut buf);
-        // What has come is answered, and the answer says `close`.
-        if read.is_pending() && order == Some(Order::Retire) {
+        // What has come is answered; after `Retire` the answer says `close`.
+        if read.is_pending() && order.is_some() {
             return Poll::Ready(Err(Parting::Close));
         }
         Poll::Ready(match ready!(read) {
@@ -80,7 +80,12 @@ async fn parked(worker: &Worker, conn: &Conn, socket: &mut ClientSocket) -> Resu
                 conn.left.set(true);
                 Err(Parting::Close)
             }
-            Ok(()) => Ok(Bytes::copy_from_slice(buf.filled())),
+            Ok(()) => {
+                if order == Some(Order::Leave) {
+                    conn.stays(worker);
+                }
+                Ok(Bytes::copy_from_slice(buf.filled()))
+            }
             Err(error) => {
                 tracing::debug!(client = %conn.client().address, "client connection ended: {error}");
                 Err(Parting::Close)
@@ -126,7 +131,8 @@ async fn exchange(worker: &Rc<Worker>, conn: &Rc<Conn>, requests: &Cell<u64>, so
             Some(Order::Abort) => return Poll::Ready(Some(Parting::Close)),
             Some(Order::Refuse(reason)) => return Poll::Ready(Some(Parting::Refuse(reason))),
             // Between two requests there is no answer that could be lost.
-            Some(Order::Retire) if conn.busy.get() == 0 => return Poll::Ready(Some(Parting::Close)),
+            Some(Order::Retire | Order::Leave) if conn.busy.get() == 0 => return Poll::Ready(Some(Parting::Close)),
+            Some(Order::Leave) => conn.stays(worker),
             // hyper would put a `close` into a 101.
             Some(Order::Retire) if conn.tunnel.borrow().is_some() => {}
             Some(Order::Retire) => Pin::new(&mut http).graceful_shutdown(),

@@ -56,7 +56,7 @@ pub(super) async fn speak(
     let ended = exchange(worker, conn, &book, io).await;
     drop(conn.flushing.take());
     let parting = match ended {
-        Ok(()) if conn.left.get() => Parting::Close,
+        Ok(()) if conn.left.get() || conn.leaving.get() => Parting::Close,
         Ok(()) => Parting::Linger,
         Err(Ended { label, source }) => {
             if let Some(label) = label {
@@ -115,6 +115,13 @@ async fn exchange(worker: &Rc<Worker>, conn: &Rc<Conn>, book: &Book, io: Io) -> 
     let ended = poll_fn(|cx| {
         match conn.obey(cx) {
             Some(Order::Abort | Order::Refuse(_)) => return Poll::Ready(Ok(())),
+            Some(Order::Leave) if conn.busy.get() == 0 => {
+                // Said once: what the client does not take at once is not waited for.
+                h2.abrupt_shutdown(Reason::NO_ERROR);
+                let _unwilling = h2.poll_closed(cx);
+                return Poll::Ready(Ok(()));
+            }
+            Some(Order::Leave) => conn.stays(worker),
             Some(Order::Retire) => h2.graceful_shutdown(),
             None => {}
         }

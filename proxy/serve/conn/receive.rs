@@ -12,7 +12,7 @@ use super::super::error::Reason;
 use super::super::proxy_protocol::{self, Parsed};
 use super::super::socket::{ClientSocket, Plain};
 use super::super::tls::HandshakeFailure;
-use super::super::worker::Worker;
+use super::super::worker::{Crowded, RECLAIMED, Worker};
 use super::{Client, Conn, Order, Phase};
 
 /// A connection failed before a request could: the names stand in docs/failures.md.
@@ -32,7 +32,10 @@ pub(super) async fn receive(worker: &Worker, conn: &Conn, tcp: TcpStream) -> Opt
             Some(stream)
         }
         Err(Fault { label, source }) => {
-            worker.clients.failed(label);
+            // That one is counted where its place is given up.
+            if label != RECLAIMED {
+                worker.clients.failed(label);
+            }
             let error = source.as_ref().map(tracing::field::display);
             tracing::debug!(client = %conn.from, reason = label, error, "connection turned away");
             None
@@ -48,6 +51,13 @@ async fn try_receive(worker: &Worker, conn: &Conn, mut tcp: TcpStream) -> Result
         let header = header.unwrap_or_else(|order| Err(ended(order, "proxy_header_timeout")))?;
         (address, unknown) = (header.0.unwrap_or(address), header.0.is_none());
         ahead = header.1;
+        match worker.seat(address.ip()) {
+            Ok(seat) => conn.sits(seat),
+            Err(crowded) => {
+                crowded.close(tcp);
+                return Err(Fault { label: Crowded::LABEL, source: None });
+            }
+        }
     }
     let socket = Plain::new(tcp, ahead);
     let Some(config) = &conn.manner.tls else {
@@ -66,7 +76,11 @@ async fn try_receive(worker: &Worker, conn: &Conn, mut tcp: TcpStream) -> Result
 }
 
 fn ended(order: Order, timeout: &'static str) -> Fault {
-    let label = if matches!(order, Order::Refuse(_)) { timeout } else { Reason::ShutdownCut.label() };
+    let label = match order {
+        Order::Refuse(_) => timeout,
+        Order::Leave => RECLAIMED,
+        Order::Abort | Order::Retire => Reason::ShutdownCut.label(),
+    };
     Fault { label, source: None }
 }
 

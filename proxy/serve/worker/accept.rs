@@ -1,28 +1,33 @@
-//! How does a worker take clients in? One at a time while there is room, and at a stop whoever has queued already.
+//! How does a worker take clients in? One at a time when there is room for him, and at a stop whoever has queued already.
 
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 
 use super::super::conn;
+use super::super::limits::seats::Seat;
 use super::super::listen::Manner;
 use super::Worker;
+use super::shed::Crowded;
 
 /// Accepts clients on one socket until the worker stops.
 pub(super) async fn accept(worker: Rc<Worker>, listener: TcpListener, manner: Rc<Manner>) {
     /// After running out of descriptors: trying at once would spin.
     const PAUSE: Duration = Duration::from_millis(50);
     let mut exhausted = false;
-    while let Some(accepted) = worker.stop.run_until_cancelled(worker.next_client(&listener)).await {
+    while let Some(accepted) = worker.stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, client)) => {
                 exhausted = false;
-                conn::serve(worker.clone(), stream, client, manner.clone());
+                let Some((stream, seat)) = worker.seated(stream, client, &manner) else { continue };
+                if worker.is_full() {
+                    // Also served if the worker stops meanwhile: he is connected as far as he can tell.
+                    worker.stop.run_until_cancelled(worker.room()).await;
+                }
+                conn::serve(worker.clone(), stream, client, manner.clone(), seat);
             }
             Err(error) if is_client_noise(&error) => tracing::debug!("a client left while connecting: {error}"),
             Err(error) => {
@@ -46,7 +51,10 @@ fn accept_queued(worker: &Rc<Worker>, listener: TcpListener, manner: &Rc<Manner>
         match listener.accept() {
             Ok((stream, client)) => {
                 stream.set_nonblocking(true)?;
-                conn::serve(worker.clone(), TcpStream::from_std(stream)?, client, manner.clone());
+                let stream = TcpStream::from_std(stream)?;
+                if let Some((stream, seat)) = worker.seated(stream, client, manner) {
+                    conn::serve(worker.clone(), stream, client, manner.clone(), seat);
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) if is_client_noise(&error) => {}
@@ -60,20 +68,19 @@ fn is_client_noise(error: &io::Error) -> bool {
 }
 
 impl Worker {
-    /// The next client, once there is room for one more.
-    async fn next_client(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-        let is_full = || self.conns.borrow().len() >= self.limits().connections;
-        loop {
-            while is_full() {
-                self.ended.notified().await;
-            }
-            // Asked again when a client comes: the last place may have gone to another listener's meanwhile.
-            let next = |cx: &mut Context<'_>| match is_full() {
-                true => Poll::Ready(None),
-                false => listener.poll_accept(cx).map(Some),
-            };
-            if let Some(accepted) = poll_fn(next).await {
-                return accepted;
+    /// A client's socket and his seat; none when his address has too many, and he has been turned away.
+    fn seated(&self, stream: TcpStream, client: SocketAddr, manner: &Manner) -> Option<(TcpStream, Option<Seat>)> {
+        // A PROXY header is to say first who he is.
+        if manner.proxy_header {
+            return Some((stream, None));
+        }
+        match self.seat(client.ip()) {
+            Ok(seat) => Some((stream, seat)),
+            Err(crowded) => {
+                self.clients.turned_away(Crowded::LABEL);
+                tracing::debug!(%client, reason = Crowded::LABEL, "connection turned away");
+                crowded.close(stream);
+                None
             }
         }
     }

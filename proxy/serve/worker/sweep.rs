@@ -23,7 +23,9 @@ impl Worker {
         let now = self.elapsed();
         self.now.set(now);
         let limits = Limits::new(&self.table.borrow_mut().load().limits, self.workers);
-        self.limits.set(limits);
+        self.adopt(limits);
+        self.tell_turned();
+        self.look_for_room();
         // What is stamped between two sweeps is stamped with the earlier one: nobody is charged for time he did not have.
         let charged = now.saturating_sub(SWEEP.as_millis() as u64);
         for conn in self.conns.borrow().iter().map(|(_, conn)| conn) {
