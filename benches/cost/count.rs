@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::client::Client;
 use super::door::Door;
-use super::workloads::Workload;
+use super::workloads::{House, Workload};
 
 /// How many requests go ahead of those that are counted: connections are made, tables and buffers find their size.
 const AHEAD: u32 = 20;
@@ -50,7 +50,7 @@ pub(super) struct Profile {
 }
 
 /// Instructions and allocations of each workload.
-pub(super) fn profiles(dir: &Path, workloads: &[&Workload]) -> anyhow::Result<Vec<Profile>> {
+pub(super) fn profiles(dir: &Path, house: House, workloads: &[&Workload]) -> anyhow::Result<Vec<Profile>> {
     let pipes = format!("--vgdb-prefix={}/vgdb", dir.display());
     let out = dir.join("callgrind.out");
     let wrapper = [
@@ -63,8 +63,7 @@ pub(super) fn profiles(dir: &Path, workloads: &[&Workload]) -> anyhow::Result<Ve
         pipes.clone(),
         format!("--callgrind-out-file={}", out.display()),
     ];
-    let logged = workloads.iter().any(|workload| workload.logged);
-    let door = Door::start(dir, &wrapper, logged)?;
+    let door = Door::start(dir, &wrapper, house)?;
     let dump = || -> anyhow::Result<()> {
         let pid = format!("--pid={}", door.pid());
         let output = Command::new("vgdb").args([&pid, &pipes, "--max-invoke-ms=0", "dump"]).output()?;
@@ -147,9 +146,12 @@ fn is_allocator<'t>(known: &mut HashMap<&'t str, bool>, named: &'t str) -> bool 
 }
 
 /// How often each system call was made, for each workload.
-pub(super) fn syscalls(dir: &Path, workloads: &[&Workload]) -> anyhow::Result<Vec<BTreeMap<String, u64>>> {
-    let logged = workloads.iter().any(|workload| workload.logged);
-    let door = Door::start(dir, &[], logged)?;
+pub(super) fn syscalls(
+    dir: &Path,
+    house: House,
+    workloads: &[&Workload],
+) -> anyhow::Result<Vec<BTreeMap<String, u64>>> {
+    let door = Door::start(dir, &[], house)?;
     let mut all = Vec::new();
     for workload in workloads {
         let mut client = Client::new(workload, &door.target)?;

@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::backend;
 use super::client::{NAME, Target};
+use super::workloads::House;
 
 /// How long the door may take to open or close.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,7 +27,7 @@ pub(super) struct Door {
 
 impl Door {
     /// Starts `wrapper` with the door's command line behind its own words, in a new directory `home`.
-    pub(super) fn start(home: &Path, wrapper: &[String], logged: bool) -> anyhow::Result<Door> {
+    pub(super) fn start(home: &Path, wrapper: &[String], house: House) -> anyhow::Result<Door> {
         // Files that are written to are not beside any other: the door watches the places of the socket, of its
         // configuration and of the certificate, and would look again in the middle of a measurement.
         for dir in ["backend", "state", "etc", "log"] {
@@ -46,13 +47,14 @@ impl Door {
 
         let target = Target { clear: free_address()?, secure: free_address()?, authority: authority.der().clone() };
         let here = home.display();
-        let access = if logged { format!("{here}/log/access") } else { "off".to_owned() };
+        let access = if house == House::Logged { format!("{here}/log/access") } else { "off".to_owned() };
+        let rate = if house == House::Limited { 100_000 } else { 0 };
         // Without the watch: it would ask in the middle of a measurement.
         let config = format!(
             "workers = 1\n[[listen]]\naddress = \"{}\"\n[[listen]]\naddress = \"{}\"\ntls = true\n\
              [[certificate]]\ncert = \"{here}/etc/cert.pem\"\nkey = \"{here}/etc/key.pem\"\n\
              [control]\nsocket = \"{here}/state/control\"\n[admin]\naddress = \"127.0.0.1:0\"\n[state]\ndir = \"{here}/state\"\n\
-             [log]\naccess = \"{access}\"\n[service.bench.backends]\nblue = \"{}\"\n[service.bench.ready]\nwatch = \"0s\"\n",
+             [log]\naccess = \"{access}\"\n[limits]\nrequests_per_second = {rate}\n[service.bench.backends]\nblue = \"{}\"\n[service.bench.ready]\nwatch = \"0s\"\n",
             target.clear,
             target.secure,
             socket.display()

@@ -20,7 +20,7 @@ use anyhow::ensure;
 use clap::Parser;
 
 use baseline::{Cost, Costs};
-use workloads::Workload;
+use workloads::{House, Workload};
 
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -56,11 +56,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     };
     let all = Workload::all();
     let mut costs = BTreeMap::new();
-    for (logged, name) in [(false, "plain"), (true, "logged")] {
-        let some: Vec<&Workload> = all.iter().filter(|workload| workload.logged == logged).collect();
+    for (house, name) in House::ALL {
+        let some: Vec<&Workload> = all.iter().filter(|workload| workload.house == house).collect();
         let home = |tool: &str| dir.join(format!("{tool}-{name}"));
-        let profiles = count::profiles(&home("callgrind"), &some)?;
-        let syscalls = count::syscalls(&home("strace"), &some)?;
+        let profiles = count::profiles(&home("callgrind"), house, &some)?;
+        let syscalls = count::syscalls(&home("strace"), house, &some)?;
         for ((workload, profile), calls) in some.iter().zip(profiles).zip(syscalls) {
             let cost = Cost::new(workload.number, profile.instructions, profile.allocations, &calls);
             ensure!(costs.insert(workload.name.to_owned(), cost).is_none(), "two are called {}", workload.name);

@@ -1,4 +1,4 @@
-//! What is asked? Ten kinds of requests, each over and over.
+//! What is asked? Eleven kinds of requests, each over and over.
 
 use super::client::NAME;
 
@@ -15,13 +15,29 @@ pub(super) enum Manner {
     Http2,
 }
 
+/// What the door does beside forwarding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum House {
+    /// Nothing.
+    Plain,
+    /// It writes an access log.
+    Logged,
+    /// It limits the requests of each address, more generously than anybody asks.
+    Limited,
+}
+
+impl House {
+    /// All of them, with their names.
+    pub(super) const ALL: [(House, &'static str); 3] =
+        [(House::Plain, "plain"), (House::Logged, "logged"), (House::Limited, "limited")];
+}
+
 /// One kind of request.
 #[derive(Debug)]
 pub(super) struct Workload {
     pub(super) name: &'static str,
     pub(super) manner: Manner,
-    /// Whether the access log is on.
-    pub(super) logged: bool,
+    pub(super) house: House,
     /// As it is sent; HTTP/2 says the same in its own way.
     pub(super) request: Vec<u8>,
     /// How long the answer's body is.
@@ -55,7 +71,14 @@ impl Workload {
             request
         };
         let curl = "User-Agent: cost\r\nAccept: */*\r\n";
-        let of = |name, manner, request, answer| Workload { name, manner, logged: false, request, answer, number: 400 };
+        let of = |name, manner, request, answer| Workload {
+            name,
+            manner,
+            house: House::Plain,
+            request,
+            answer,
+            number: 400,
+        };
         vec![
             of("small GET", Manner::Kept, get("/", curl), 612),
             of("GET as browsers send it", Manner::Kept, get("/", BROWSER), 612),
@@ -66,7 +89,11 @@ impl Workload {
             Workload { number: 50, ..of("POST of 1 MiB", Manner::Kept, post(MIB), 612) },
             of("small GET by TLS", Manner::Secure, get("/", curl), 612),
             of("small GET by HTTP/2 and TLS", Manner::Http2, Vec::new(), 612),
-            Workload { logged: true, ..of("small GET, access log", Manner::Kept, get("/", curl), 612) },
+            Workload { house: House::Logged, ..of("small GET, access log", Manner::Kept, get("/", curl), 612) },
+            Workload {
+                house: House::Limited,
+                ..of("small GET, limited by address", Manner::Kept, get("/", curl), 612)
+            },
         ]
     }
 }
