@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use bgproxy_conf::wire::{
-    Action, CertificateStatus, CloseStreamsReply, ColorStatus, DrainOutcome, Event, History, IdleReply, Phase,
-    ProbeReport, Receipt, Reload, Role, ServiceStatus, Status, StreamsByKind, SwitchReply, What,
+    AcmeStatus, Action, CertificateStatus, CloseStreamsReply, ColorStatus, DrainOutcome, Event, History, IdleReply,
+    Phase, ProbeReport, Receipt, Reload, Role, ServiceStatus, Status, StreamsByKind, SwitchReply, What,
 };
 use bgproxy_conf::{Color, ServiceName};
 
@@ -36,7 +36,17 @@ pub(crate) fn status(status: &Status, paint: Paint) -> String {
         clean(config)
     );
     for one in &status.certificates {
-        page.push_str(&certificate(one, paint));
+        let host = status.acme.iter().find(|host| host.in_use && host.cert == one.cert);
+        // Some are made for a week: whether that is bad depends on whether the next one is to be had.
+        let is_bad = one.days_left < CertificateStatus::DAYS_CALM && host.is_none_or(|host| host.fault.is_some());
+        page.push_str(&certificate(one, is_bad || one.days_left < 0, paint));
+        if let Some(host) = host {
+            page.push_str(&renewal(host, paint));
+        }
+    }
+    for host in status.acme.iter().filter(|host| !host.in_use) {
+        let _ = writeln!(page, "{} for {}", paint.bad("no certificate yet"), clean(&host.host.to_string()));
+        page.push_str(&renewal(host, paint));
     }
     for (name, one) in &status.services {
         page.push('\n');
@@ -51,7 +61,7 @@ pub(crate) fn status(status: &Status, paint: Paint) -> String {
     page
 }
 
-fn certificate(certificate: &CertificateStatus, paint: Paint) -> String {
+fn certificate(certificate: &CertificateStatus, is_bad: bool, paint: Paint) -> String {
     let mut names = certificate.names.iter().take(NAMES_SHOWN).cloned().collect::<Vec<_>>().join(" ");
     if let Some(more @ 1..) = certificate.names.len().checked_sub(NAMES_SHOWN) {
         let _ = write!(names, " and {more} more");
@@ -64,12 +74,25 @@ fn certificate(certificate: &CertificateStatus, paint: Paint) -> String {
         Ok(left) => format!("expires in {}", count(left, "day")),
         Err(_negative) => format!("expired at {}", clock(&certificate.not_after)),
     };
-    let expires = if left < CertificateStatus::DAYS_CALM { paint.bad(&expires) } else { expires };
+    let expires = if is_bad { paint.bad(&expires) } else { expires };
     let mut page = format!("certificate {} for {}: {expires}\n", clean(&certificate.cert), clean(&names));
     if let Some(fault) = &certificate.fault {
         let _ = writeln!(page, "  {}, the one before stays: {}", paint.bad("not replaced"), clean(fault));
     }
     page
+}
+
+/// When a certificate is asked for, and why the last one was not to be had.
+fn renewal(host: &AcmeStatus, paint: Paint) -> String {
+    let next = host.next.as_deref().map_or_else(|| "now".to_owned(), clock);
+    match &host.fault {
+        None if host.in_use => format!("  to be renewed at {next}\n"),
+        None => format!("  asked for {next}\n"),
+        Some(fault) => {
+            let what = paint.bad(if host.in_use { "not renewed" } else { "not to be had" });
+            format!("  {what}, tried {}, next at {next}: {}\n", count(host.failures.into(), "time"), clean(fault))
+        }
+    }
 }
 
 /// `GET /v1/services/{s}`.

@@ -10,12 +10,12 @@ use arc_swap::ArcSwap;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
+use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, RootCertStore};
 use x509_parser::error::X509Error;
 use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
 /// Bytes of certificates that a client is sent at most: rustls and others refuse a message of a handshake above 64 KiB.
 const LONGEST: usize = 60 * 1024;
@@ -93,6 +93,7 @@ impl Fault {
 #[derive(Debug)]
 pub struct Chain {
     names: Vec<String>,
+    not_before: u64,
     not_after: u64,
     ders: Vec<CertificateDer<'static>>,
 }
@@ -102,6 +103,8 @@ pub struct Chain {
 pub struct Certificate {
     /// The names it is made for, in lower case; `*.` stands for one label.
     pub names: Vec<String>,
+    /// When it became valid, in seconds since 1970.
+    pub not_before: u64,
     /// When it expires, in seconds since 1970.
     pub not_after: u64,
     key: Arc<CertifiedKey>,
@@ -127,9 +130,10 @@ impl Chain {
         ParsedCertificate::try_from(der).map_err(|why| Fault::Unfit { nth: 1, why })?;
         let names = names(leaf).map_err(|why| Fault::Certificate { nth: 1, why })?;
         // What expired before 1970 has expired.
-        let not_after = u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0);
+        let seconds = |time: ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0);
+        let (not_before, not_after) = (seconds(leaf.validity().not_before), seconds(leaf.validity().not_after));
         drop(parsed);
-        Ok(Chain { names, not_after, ders })
+        Ok(Chain { names, not_before, not_after, ders })
     }
 
     /// Puts it together with the private key of a PEM file, which must be its own.
@@ -143,14 +147,22 @@ impl Chain {
             pem::Error::NoItemsFound => Fault::NoKey,
             why => Fault::Pem(why),
         })?;
-        let key = CertifiedKey::new(self.ders, any_supported_type(&key).map_err(Fault::Key)?);
+        let Chain { names, not_before, not_after, ders } = self;
+        let key = CertifiedKey::new(ders, any_supported_type(&key).map_err(Fault::Key)?);
         match key.keys_match() {
             // Unknown is a key that does not tell its public half; none of the supported ones is so.
             Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
             Err(rustls::Error::InconsistentKeys(_)) => return Err(Fault::Mismatch),
             Err(why) => return Err(Fault::Unfit { nth: 1, why }),
         }
-        Ok(Certificate { names: self.names, not_after: self.not_after, key: Arc::new(key) })
+        Ok(Certificate { names, not_before, not_after, key: Arc::new(key) })
+    }
+}
+
+impl Certificate {
+    /// The server's own certificate, without those that lead to its authority.
+    pub fn leaf(&self) -> Option<&CertificateDer<'static>> {
+        self.key.cert.first()
     }
 }
 
@@ -219,13 +231,6 @@ impl Certificates {
             answers.exact.get(name).or_else(wildcard)
         };
         name.and_then(made_for).or(answers.first.as_ref()).cloned()
-    }
-}
-
-impl ResolvesServerCert for Certificates {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        // rustls has made it lower case.
-        self.find(hello.server_name())
     }
 }
 

@@ -19,6 +19,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::certificates::Certificates;
+use crate::challenges::Challenges;
+use crate::control::acme::{Keeper, Wanted};
 use crate::control::admin::{self, Readiness};
 use crate::control::api::{self, Api};
 use crate::control::boot;
@@ -107,8 +109,11 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
     let store = Store::open(&config.state.dir)?;
     let control_socket = ControlSocket::bind(&config.control.socket)?;
     let workers = config.workers.count();
-    let pairs = unless_unusable(Pairs::load(&config.certificate))?;
-    let tls = handshakes(&config, pairs.certificates())?;
+    let challenges = Arc::new(Challenges::default());
+    let keeper = Keeper::new(Wanted::of(&config), &config.state.dir, challenges.clone());
+    let mut pairs = unless_unusable(Pairs::load(&config.certificate))?;
+    pairs.fetched(keeper.0.certificates());
+    let tls = handshakes(&config, pairs.certificates(), &challenges)?;
     let listeners = bind_listeners(&config, workers, tls, named)?;
     let admin_socket = bind_admin(&config, named)?;
     let board = boot::boot(&config, &store, assume_live.as_ref())?;
@@ -161,6 +166,7 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
             shutdown: shutdown.clone(),
             board,
             pairs,
+            keeper,
             config,
             config_path,
         };
@@ -169,7 +175,7 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
         switchboard.publish();
         let (log, writer) = access.unzip();
         let (ended, mut endings) = mpsc::unbounded_channel();
-        let threads = start_workers(workers, listeners, mailboxes, &table, &meters, &log, &ended)?;
+        let threads = start_workers(listeners, mailboxes, &table, &challenges, &meters, &log, &ended)?;
         drop((log, ended));
         let mut operating = tokio::task::spawn_local(switchboard.run());
 
@@ -243,17 +249,21 @@ fn raise_descriptor_limit(config: &Config) {
 /// One error that says which file cannot be, and what to do.
 pub fn check(config: &Config) -> anyhow::Result<()> {
     let pairs = unless_unusable(Pairs::load(&config.certificate))?;
-    handshakes(config, pairs.certificates()).map(drop)
+    handshakes(config, pairs.certificates(), &Arc::default()).map(drop)
 }
 
 /// The rules of TLS of each listener that has it, in the order of the configuration.
-fn handshakes(config: &Config, certificates: &Arc<Certificates>) -> anyhow::Result<Vec<Option<Arc<ServerConfig>>>> {
+fn handshakes(
+    config: &Config,
+    certificates: &Arc<Certificates>,
+    challenges: &Arc<Challenges>,
+) -> anyhow::Result<Vec<Option<Arc<ServerConfig>>>> {
     let rules = |listen: &Listen| {
         if !listen.tls {
             return Ok(None);
         }
         let authorities = listen.client_ca.as_deref().map(certificates::authorities).transpose();
-        let rules = tls::server_config(certificates, unless_unusable(authorities)?);
+        let rules = tls::server_config(certificates, challenges, unless_unusable(authorities)?);
         rules.map(Some).with_context(|| format!("cannot listen on {}", listen.address))
     };
     config.listen.iter().map(rules).collect()
@@ -318,14 +328,15 @@ fn refused(error: io::Error, doing: &str, address: std::net::SocketAddr, key: &s
 // --- what runs
 
 fn start_workers(
-    workers: usize,
     listeners: Vec<Listener>,
     mailboxes: Vec<mpsc::Receiver<crate::mail::Letter>>,
     table: &Arc<ArcSwap<Table>>,
+    challenges: &Arc<Challenges>,
     meters: &Arc<Meters>,
     log: &Option<AccessLog>,
     ended: &mpsc::UnboundedSender<Result<(), String>>,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    let workers = mailboxes.len();
     let mut sockets: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
     for listener in listeners {
         for (own, socket) in sockets.iter_mut().zip(listener.sockets) {
@@ -336,8 +347,9 @@ fn start_workers(
     let mut threads = Vec::with_capacity(workers);
     for (id, (sockets, mailbox)) in sockets.into_iter().zip(mailboxes).enumerate() {
         let access = log.as_ref().map(AccessLog::lines);
-        let (table, meters, ended, limiter) = (table.clone(), meters.clone(), ended.clone(), limiter.clone());
-        let parts = worker::Parts { id, workers, sockets, table, mailbox, meters, limiter, access };
+        let (table, challenges, limiter) = (table.clone(), challenges.clone(), limiter.clone());
+        let (meters, ended) = (meters.clone(), ended.clone());
+        let parts = worker::Parts { id, workers, sockets, table, challenges, mailbox, meters, limiter, access };
         let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker::run(parts)));
             let result = match result {

@@ -80,6 +80,9 @@ mod files;
 // Certificates on disk: in use, replaced, faulty.
 mod certificates;
 
+// Certificates that the door fetches and renews by itself.
+mod acme;
+
 // What people read from the two binaries, word for word.
 mod commands;
 

@@ -3,6 +3,7 @@
 //! The configuration structs are plain, so a fault finds its place by looking its key up in the spanned tree of the
 //! same text.
 
+mod acme;
 mod listeners;
 mod services;
 
@@ -26,6 +27,7 @@ pub fn check(config: &Config, text: &str, path: &Path) -> Result<(), ConfigError
     let tree = DeTable::parse(text).map(|tree| tree.into_inner()).unwrap_or_default();
     let file = File { path, text, tree };
     listeners::check(&file, config)?;
+    acme::check(&file, config)?;
     process(&file, config)?;
     for (name, service) in &config.service {
         services::check(&file, config, name, service)?;

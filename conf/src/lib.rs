@@ -38,6 +38,8 @@ pub struct Config {
     /// Certificates of the TLS listeners. A client that names a host gets the one made for it (exact before wildcard),
     /// everybody else the first. New files in their places are in use within a second.
     pub certificate: Vec<Certificate>,
+    /// Certificates that bgproxy fetches from an authority, and renews in time (ACME, RFC 8555).
+    pub acme: Acme,
     /// The control socket, which `bgctl` talks to.
     pub control: Control,
     /// The HTTP listener for metrics, health and the status page.
@@ -63,7 +65,8 @@ pub struct Config {
 pub struct Listen {
     /// IP address and port, such as `"0.0.0.0:80"` or `"[::]:80"`. Port 0 takes a free one (`bgctl status` shows it).
     pub address: SocketAddr,
-    /// TLS 1.2 and 1.3 with the certificates of `[[certificate]]`; HTTP/2 for clients that ask for it (ALPN).
+    /// TLS 1.2 and 1.3 with the certificates of `[[certificate]]` and `[acme]`; HTTP/2 for clients that ask for it
+    /// (ALPN).
     #[serde(default)]
     pub tls: bool,
     /// PEM file of the authorities whose client certificates are demanded here, with `tls` only. Backends are told the
@@ -104,6 +107,43 @@ pub struct Certificate {
     pub key: PathBuf,
 }
 
+/// Certificates that bgproxy fetches from an authority, and renews in time (ACME, RFC 8555). They come after those of
+/// `[[certificate]]`, and are kept in `state.dir`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Acme {
+    /// Exact hosts, each of which gets a certificate of its own. None is no such certificate.
+    pub hosts: Vec<Host>,
+    /// Whether you agree to the authority's terms of service, which its directory names; there are no certificates
+    /// without that.
+    pub terms_agreed: bool,
+    /// Where the authority may write to. It is told when an account is made with it, which happens once.
+    pub email: Option<String>,
+    /// The authority's directory, over HTTPS. Another one than before means new certificates at once.
+    pub directory: String,
+    /// How the authority sees that a host is ours: `"http-01"` (it asks at the host's port 80), `"tls-alpn-01"` (at its
+    /// port 443, by TLS), or `"auto"`: what the listeners allow, and where they allow both, by turns when one fails.
+    pub challenge: Challenge,
+    /// PEM file of the authorities that sign the directory's own certificate, for a directory that is not public. None
+    /// is those that this system trusts.
+    pub ca: Option<PathBuf>,
+}
+
+/// How an authority sees that a host is ours.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Challenge {
+    /// Whatever the listeners allow.
+    #[default]
+    #[serde(rename = "auto")]
+    Auto,
+    /// By a request in clear (RFC 8555, section 8.3).
+    #[serde(rename = "http-01")]
+    Http01,
+    /// By a handshake (RFC 8737).
+    #[serde(rename = "tls-alpn-01")]
+    TlsAlpn01,
+}
+
 /// The control socket.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -130,7 +170,8 @@ pub struct Admin {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct State {
-    /// Directory of the state files, one per service. A change needs a restart.
+    /// Directory of the state files, one per service; what `[acme]` fetches is below it, in `acme`. A change needs a
+    /// restart.
     pub dir: PathBuf,
 }
 
@@ -454,6 +495,7 @@ impl Default for Config {
             workers: Workers::Auto,
             listen: vec![Listen::at(SocketAddr::from(([0, 0, 0, 0], 80)))],
             certificate: Vec::new(),
+            acme: Acme::default(),
             control: Control::default(),
             admin: Admin::default(),
             state: State::default(),
@@ -482,6 +524,19 @@ impl Listen {
 
 fn yes() -> bool {
     true
+}
+
+impl Default for Acme {
+    fn default() -> Self {
+        Acme {
+            hosts: Vec::new(),
+            terms_agreed: false,
+            email: None,
+            directory: "https://acme-v02.api.letsencrypt.org/directory".into(),
+            challenge: Challenge::Auto,
+            ca: None,
+        }
+    }
 }
 
 impl Default for Control {

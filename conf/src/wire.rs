@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Color, ServiceName};
+use crate::types::{Color, Host, ServiceName};
 
 /// `GET /v1/status`: everything an operator wants to see at one glance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -31,9 +31,12 @@ pub struct Status {
     pub last_reload: Option<Reload>,
     /// Client connections open now.
     pub connections: u64,
-    /// The certificates in use, in the order of the configuration.
+    /// The certificates in use, in the order of the configuration; those that bgproxy fetched come last.
     #[serde(default)]
     pub certificates: Vec<CertificateStatus>,
+    /// The hosts whose certificates bgproxy fetches by itself, in the order of the configuration.
+    #[serde(default)]
+    pub acme: Vec<AcmeStatus>,
     /// Every service, by name.
     pub services: BTreeMap<ServiceName, ServiceStatus>,
 }
@@ -57,6 +60,23 @@ impl CertificateStatus {
     /// A certificate with fewer days left than this is spoken about: in the log, and by bgctl. A good client of an
     /// authority has replaced it by then.
     pub const DAYS_CALM: i64 = 21;
+}
+
+/// A host whose certificate bgproxy fetches by itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AcmeStatus {
+    /// The host.
+    pub host: Host,
+    /// Path of its certificate, as `certificates` has it when there is one.
+    pub cert: String,
+    /// Whether there is one, in use.
+    pub in_use: bool,
+    /// When the next one is asked for, if not at once.
+    pub next: Option<String>,
+    /// Tries that failed since the last one that did not.
+    pub failures: u32,
+    /// Why the last try failed.
+    pub fault: Option<String>,
 }
 
 /// `GET /v1/services/{s}`: one service.

@@ -151,6 +151,37 @@ fn status_of_certificates() {
 }
 
 #[test]
+fn status_of_certificates_that_are_fetched() {
+    let mut value = a_status(json!({}));
+    let not_after = "2026-12-01T00:00:00Z";
+    let certificate = |name: &str, days: i64| {
+        let cert = format!("/var/lib/bgproxy/acme/{name}.pem");
+        json!({ "cert": cert, "names": [name], "not_after": not_after, "days_left": days, "fault": null })
+    };
+    let host = |name: &str, in_use: bool, next: Value, failures: u32, fault: Value| {
+        let cert = format!("/var/lib/bgproxy/acme/{name}.pem");
+        json!({ "host": name, "cert": cert, "in_use": in_use, "next": next, "failures": failures, "fault": fault })
+    };
+    value["certificates"] = json!([certificate("a.test", 62), certificate("b.test", 3)]);
+    value["acme"] = json!([
+        host("a.test", true, json!("2026-11-01T00:00:00Z"), 0, Value::Null),
+        host("b.test", true, json!("2026-11-01T00:00:00Z"), 12, json!("it does not answer\u{1b}[2J")),
+        host("c.test", false, json!("2026-11-01T00:00:00Z"), 1, json!("there is no such host")),
+        host("d.test", false, Value::Null, 0, Value::Null),
+    ]);
+    assert_snapshot!(status(&read(value), Paint::Plain).lines().skip(2).collect::<Vec<_>>().join("\n"), @r"
+    certificate /var/lib/bgproxy/acme/a.test.pem for a.test: expires in 62 days
+      to be renewed at 2026-11-01T00:00:00Z
+    certificate /var/lib/bgproxy/acme/b.test.pem for b.test: expires in 3 days
+      not renewed, tried 12 times, next at 2026-11-01T00:00:00Z: it does not answer\u{1b}[2J
+    no certificate yet for c.test
+      not to be had, tried 1 time, next at 2026-11-01T00:00:00Z: there is no such host
+    no certificate yet for d.test
+      asked for now
+    ");
+}
+
+#[test]
 fn status_while_probing() {
     let mut value = a_service();
     value["phase"] = json!({ "state": "probing", "to": "green", "passed": 1, "passes": 3 });

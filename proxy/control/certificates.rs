@@ -1,4 +1,4 @@
-//! What becomes of certificates on disk? A pair (a certificate and its private key) is in use from the start, and from
+//! What becomes of certificates on disk, and of those that were fetched? A pair (a certificate and its private key) is in use from the start, and from
 //! then on in the form in which its files last fitted together.
 //!
 //! What is read is what the watcher has seen stand still, so no half of a file is taken for a whole one. The two files
@@ -71,6 +71,9 @@ impl Unusable {
 #[derive(Default)]
 pub struct Pairs {
     pairs: Vec<Pair>,
+    /// Those that an authority gave us (see [`super::acme`]): they change when we write them, so nobody watches their
+    /// files.
+    fetched: Vec<Pair>,
     /// What the files were last seen to be; pairs may share them.
     files: BTreeMap<PathBuf, Seen>,
     certificates: Arc<Certificates>,
@@ -84,6 +87,8 @@ struct Pair {
     fault: Option<String>,
     /// When files that do not fit are called a fault.
     complain_at: Option<Instant>,
+    /// With fewer days left than this it is spoken about.
+    calm: i64,
     /// When the log last said that it expires.
     warned: Option<Instant>,
 }
@@ -113,7 +118,8 @@ impl Pairs {
     /// # Errors
     /// The first file that is of no use.
     pub fn with(&self, wanted: &[Files]) -> Result<Pairs, Unusable> {
-        let mut new = Pairs { certificates: self.certificates.clone(), ..Pairs::default() };
+        let (certificates, fetched) = (self.certificates.clone(), self.fetched.clone());
+        let mut new = Pairs { certificates, fetched, ..Pairs::default() };
         for files in wanted {
             if let Some(held) = self.pairs.iter().find(|pair| pair.files == *files) {
                 for path in [&files.cert, &files.key] {
@@ -128,9 +134,20 @@ impl Pairs {
             }
             let in_use = read(files, &new.files)?;
             warn_if_readable_by_everybody(&files.key);
-            new.pairs.push(Pair { files: files.clone(), in_use, fault: None, complain_at: None, warned: None });
+            new.pairs.push(Pair::new(files.clone(), in_use));
         }
         Ok(new)
+    }
+
+    /// Puts these in use, in place of all that were fetched before; each with the path where it is kept.
+    pub fn fetched(&mut self, certificates: Vec<(PathBuf, Certificate)>) {
+        let before = std::mem::take(&mut self.fetched);
+        let pair = |(path, in_use): (PathBuf, Certificate)| {
+            let held = before.iter().find(|pair| pair.files.cert == path && pair.in_use.leaf() == in_use.leaf());
+            held.cloned().unwrap_or_else(|| Pair::fetched(path, in_use))
+        };
+        self.fetched = certificates.into_iter().map(pair).collect();
+        self.publish();
     }
 
     /// Puts these in use instead.
@@ -145,7 +162,12 @@ impl Pairs {
     }
 
     fn publish(&mut self) {
-        self.certificates.replace(self.pairs.iter().map(|pair| &pair.in_use));
+        self.certificates.replace(self.all().map(|pair| &pair.in_use));
+    }
+
+    /// Those of the configuration first: where both have one for a name, it is the operator's that counts.
+    fn all(&self) -> impl Iterator<Item = &Pair> {
+        self.pairs.iter().chain(&self.fetched)
     }
 
     /// What must be watched.
@@ -203,9 +225,9 @@ impl Pairs {
     /// Says once a day which certificates expire soon.
     pub fn warn_of_expiry(&mut self) {
         let now = now();
-        for pair in &mut self.pairs {
+        for pair in self.pairs.iter_mut().chain(&mut self.fetched) {
             let left = days_left(pair.in_use.not_after, now);
-            if left >= CertificateStatus::DAYS_CALM || pair.warned.is_some_and(|at| at.elapsed() < WARN_EVERY) {
+            if left >= pair.calm || pair.warned.is_some_and(|at| at.elapsed() < WARN_EVERY) {
                 continue;
             }
             pair.warned = Some(Instant::now());
@@ -220,7 +242,7 @@ impl Pairs {
 
     /// Path of each certificate, and when it expires, in seconds since 1970.
     pub fn expiry(&self) -> impl Iterator<Item = (String, u64)> {
-        self.pairs.iter().map(|pair| (pair.files.cert.display().to_string(), pair.in_use.not_after))
+        self.all().map(|pair| (pair.files.cert.display().to_string(), pair.in_use.not_after))
     }
 
     /// Each of them for people.
@@ -233,7 +255,7 @@ impl Pairs {
             days_left: days_left(pair.in_use.not_after, now),
             fault: pair.fault.clone(),
         };
-        self.pairs.iter().map(status).collect()
+        self.all().map(status).collect()
     }
 }
 
@@ -245,15 +267,21 @@ impl fmt::Debug for Pairs {
 }
 
 impl Pair {
+    fn new(files: Files, in_use: Certificate) -> Pair {
+        let calm = CertificateStatus::DAYS_CALM;
+        Pair { files, in_use, fault: None, complain_at: None, calm, warned: None }
+    }
+
+    /// One that should have been renewed when a third of its time was left, however long that is.
+    fn fetched(path: PathBuf, in_use: Certificate) -> Pair {
+        let quarter = in_use.not_after.saturating_sub(in_use.not_before) / DAY / 4;
+        let calm = i64::try_from(quarter).unwrap_or(i64::MAX).min(CertificateStatus::DAYS_CALM);
+        Pair { calm, ..Pair::new(Files { cert: path.clone(), key: path }, in_use) }
+    }
+
     fn replace(&mut self, certificate: Certificate) -> Outcome {
-        *self = Pair {
-            files: self.files.clone(),
-            in_use: certificate,
-            fault: None,
-            complain_at: None,
-            // The new one may expire soon as well.
-            warned: None,
-        };
+        // As one that was never warned about: it may expire soon as well.
+        *self = Pair::new(self.files.clone(), certificate);
         warn_if_readable_by_everybody(&self.files.key);
         Outcome { cert: self.files.cert.clone(), fault: None }
     }
@@ -299,7 +327,8 @@ fn warn_if_readable_by_everybody(key: &Path) {
     }
 }
 
-fn now() -> u64 {
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
@@ -312,7 +341,8 @@ fn days_left(not_after: u64, now: u64) -> i64 {
     }
 }
 
-fn written(second: u64) -> String {
+/// A second as people read it.
+pub(super) fn written(second: u64) -> String {
     let at = UNIX_EPOCH + Duration::from_secs(second.min(LAST_SECOND));
     humantime::format_rfc3339_seconds(at).to_string()
 }

@@ -26,6 +26,8 @@ struct Counts {
     reload_ok: Option<bool>,
     reloaded_at: f64,
     certificates: BTreeMap<&'static str, u64>,
+    acme: BTreeMap<&'static str, u64>,
+    acme_failing: usize,
     /// By the path of the certificate.
     expiry: BTreeMap<String, u64>,
 }
@@ -84,6 +86,16 @@ impl Tally {
     /// Counts a certificate found changed on disk.
     pub fn certificate(&self, ok: bool) {
         *self.lock().certificates.entry(if ok { "ok" } else { "failed" }).or_default() += 1;
+    }
+
+    /// Counts a certificate that an authority was asked for.
+    pub fn acme_tried(&self, ok: bool) {
+        *self.lock().acme.entry(if ok { "issued" } else { "failed" }).or_default() += 1;
+    }
+
+    /// How many hosts' last try for a certificate failed.
+    pub fn acme_failing(&self, hosts: usize) {
+        self.lock().acme_failing = hosts;
     }
 
     /// The certificates in use, and when they expire.
@@ -206,7 +218,13 @@ fn certificates(counts: &Counts) -> Vec<Family> {
     for outcome in ["ok", "failed"] {
         reloads.add(&[("outcome", outcome)], counts.certificates.get(outcome).copied().unwrap_or(0) as f64);
     }
-    vec![expiry, reloads]
+    let mut orders = Family::counter("bgproxy_acme_orders_total", "Certificates that an authority was asked for.");
+    for outcome in ["issued", "failed"] {
+        orders.add(&[("outcome", outcome)], counts.acme.get(outcome).copied().unwrap_or(0) as f64);
+    }
+    let mut failing = Family::gauge("bgproxy_acme_hosts_failing", "Hosts whose last try for a certificate failed.");
+    failing.add(&[], counts.acme_failing as f64);
+    vec![expiry, reloads, orders, failing]
 }
 
 fn drains(counts: &Counts) -> Vec<Family> {

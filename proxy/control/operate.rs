@@ -11,13 +11,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bgproxy_conf::wire::{CloseStreamsReply, History, IdleReply, ProbeReport, Receipt, Reload, Status, What};
+use bgproxy_conf::wire::{
+    AcmeStatus, CloseStreamsReply, History, IdleReply, ProbeReport, Receipt, Reload, Status, What,
+};
 use bgproxy_conf::{Color, Config, Control, ServiceName};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::acme::{Keeper, Report, Wanted};
 use super::certificates::Pairs;
 use super::drain::Drain;
 use super::events::Events;
@@ -75,6 +78,7 @@ pub(super) enum News {
     Event(Event),
     Probed(ServiceName, Color, ProbeReport),
     Happened(ServiceName, What),
+    Kept(Report),
 }
 
 /// Where the switchboard is asked: cheap to clone, usable from any thread.
@@ -119,6 +123,8 @@ pub struct Parts {
     pub board: Board,
     /// The certificates in use.
     pub pairs: Pairs,
+    /// Who fetches others, and where it is told which.
+    pub keeper: (Keeper, watch::Sender<Wanted>),
     /// Every backend.
     pub registry: Registry,
     /// Where tables are published.
@@ -144,6 +150,10 @@ pub struct Switchboard {
     pub(super) config_path: Option<PathBuf>,
     pub(super) board: Board,
     pub(super) pairs: Pairs,
+    pub(super) wanted: watch::Sender<Wanted>,
+    keeper: JoinHandle<()>,
+    /// The hosts whose certificates are fetched.
+    pub(super) acme: Vec<AcmeStatus>,
     pub(super) registry: Registry,
     table: Arc<ArcSwap<Table>>,
     pub(super) mail: Mailboxes,
@@ -190,13 +200,31 @@ impl Switchboard {
         let (saving, queue) = mpsc::unbounded_channel();
         let saver = tokio::task::spawn_local(save_in_order(parts.store.clone(), queue));
         tally.expiry(parts.pairs.expiry());
-        let Parts { config, config_path, board, pairs, registry, table, mail, store, events, about, rules, shutdown } =
-            parts;
+        let Parts {
+            config,
+            config_path,
+            board,
+            pairs,
+            keeper,
+            registry,
+            table,
+            mail,
+            store,
+            events,
+            about,
+            rules,
+            shutdown,
+        } = parts;
+        let (keeper, wanted) = keeper;
+        let keeper = tokio::task::spawn_local(keeper.run(telling.clone()));
         let switchboard = Switchboard {
             config,
             config_path,
             board,
             pairs,
+            wanted,
+            keeper,
+            acme: Vec::new(),
             registry,
             table,
             mail,
@@ -245,6 +273,7 @@ impl Switchboard {
                     News::Event(event) => self.step(event),
                     News::Probed(service, color, report) => self.note(service, color, report),
                     News::Happened(service, what) => self.tell(service, what),
+                    News::Kept(report) => self.certificates_kept(report),
                 },
                 Some(change) = self.changes.recv() => self.changed(change).await,
                 () = sleep_until(self.pairs.due().unwrap_or_else(Instant::now)), if self.pairs.due().is_some() => {
@@ -256,7 +285,9 @@ impl Switchboard {
             }
         }
         // What was decided is saved before the daemon ends.
-        let Switchboard { saving, saver, .. } = self;
+        let Switchboard { saving, saver, keeper, .. } = self;
+        // What it has fetched and not kept is fetched again.
+        keeper.abort();
         drop(saving);
         if let Err(error) = saver.await {
             tracing::error!("cannot save what happened: {error}");

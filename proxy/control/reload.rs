@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bgproxy_conf::wire::{Reload, What};
 use bgproxy_conf::{Color, Config, ServiceName};
 
+use super::acme::Wanted;
 use super::boot;
 use super::operate::Switchboard;
 use super::switchboard::{Board, Entry, Unfit};
@@ -60,6 +61,7 @@ impl Switchboard {
         self.pairs.adopt(pairs);
         self.tally.expiry(self.pairs.expiry());
         self.config = keep_what_needs_restart(config, &self.config);
+        self.wanted.send_replace(Wanted::of(&self.config));
         self.rules.store(Arc::new(self.config.control.clone()));
         self.shutdown.store(Arc::new(self.config.shutdown.deadline.get()));
         self.publish();

@@ -53,6 +53,7 @@ impl Switchboard {
             last_reload: self.last_reload.clone(),
             connections: (self.about.connections)(),
             certificates: self.pairs.status(),
+            acme: self.acme.clone(),
             services: services
                 .filter_map(|(name, entry)| Some((name, entry, self.config.service.get(name)?)))
                 .map(|(name, entry, config)| (name.clone(), self.service_status(name, entry, config)))

@@ -13,7 +13,7 @@ mod tests;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -136,7 +136,7 @@ impl Store {
         let lock = lock(&dir)?;
         let store = Store { dir, handle, _lock: lock };
         // Only the owner of the lock may do this: anybody else's temp file may be under construction right now.
-        store.sweep()?;
+        sweep(&store.dir)?;
         Ok(store)
     }
 
@@ -229,11 +229,7 @@ impl Store {
 
     /// A file with these bytes, which are not on disk yet.
     fn create(&self, name: &Path, bytes: &[u8]) -> Result<(Temp, File), StateError> {
-        let temp = Temp::new(name);
-        let file = File::options().write(true).create_new(true).mode(0o640).open(&temp.0);
-        let mut file = file.map_err(failed("create", &temp.0))?;
-        file.write_all(bytes).map_err(failed("write", &temp.0))?;
-        Ok((temp, file))
+        Temp::create(name, bytes, 0o640)
     }
 
     /// Step two: the newest record, which is about to be replaced, becomes the previous one. It keeps its own name
@@ -277,21 +273,47 @@ impl Store {
         }
     }
 
-    fn sweep(&self) -> Result<(), StateError> {
-        for entry in fs::read_dir(&self.dir).map_err(failed("list", &self.dir))? {
-            let path = entry.map_err(failed("list", &self.dir))?.path();
-            if Temp::is_one(&path) {
-                fs::remove_file(&path).map_err(failed("remove", &path))?;
-                info!(path = %path.display(), "half-written state file of a crash removed");
-            }
-        }
-        Ok(())
-    }
-
     fn names(&self, service: &ServiceName) -> Names {
         let name = |suffix| self.dir.join(format!("{service}.{suffix}"));
         Names { current: name("json"), previous: name("json.previous"), refused: name("json.refused") }
     }
+}
+
+/// Makes a directory for secrets below the state directory, or takes what a crash left half-written out of it. Called
+/// by the owner of the state directory only.
+///
+/// # Errors
+/// [`StateError`].
+pub fn secrets(dir: &Path) -> Result<(), StateError> {
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
+        Ok(()) => Ok(()),
+        Err(fault) if fault.kind() == io::ErrorKind::AlreadyExists => sweep(dir),
+        Err(fault) => Err(failed("create", dir)(fault)),
+    }
+}
+
+/// Replaces a file that is nobody else's to read, as a whole: after a crash it is the old one or this. When this
+/// returns it survives a power cut.
+///
+/// # Errors
+/// [`StateError`]: the old one is still there, unless it was the directory that could not be flushed.
+pub fn replace_secret(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
+    let (temp, file) = Temp::create(path, bytes, 0o600)?;
+    file.sync_all().map_err(failed("flush", &temp.0))?;
+    temp.rename(path)?;
+    let dir = path.parent().unwrap_or(path);
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("flush", dir))
+}
+
+fn sweep(dir: &Path) -> Result<(), StateError> {
+    for entry in fs::read_dir(dir).map_err(failed("list", dir))? {
+        let path = entry.map_err(failed("list", dir))?.path();
+        if Temp::is_one(&path) {
+            fs::remove_file(&path).map_err(failed("remove", &path))?;
+            info!(path = %path.display(), "half-written state file of a crash removed");
+        }
+    }
+    Ok(())
 }
 
 /// Flushes these files, several at once where there are many.
@@ -367,9 +389,19 @@ impl Temp {
         Temp(name.with_file_name(format!(".{base}.{}.tmp", COUNT.fetch_add(1, Relaxed))))
     }
 
+    /// Makes the file, with these bytes, which are not on disk yet.
+    fn create(name: &Path, bytes: &[u8], mode: u32) -> Result<(Temp, File), StateError> {
+        let temp = Temp::new(name);
+        let file = File::options().write(true).create_new(true).mode(mode).open(&temp.0);
+        let mut file = file.map_err(failed("create", &temp.0))?;
+        file.write_all(bytes).map_err(failed("write", &temp.0))?;
+        Ok((temp, file))
+    }
+
     fn is_one(path: &Path) -> bool {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with('.') && name.contains(".json.") && name.ends_with(".tmp")
+        let is_ours = name.contains(".json.") || name.contains(".pem.");
+        name.starts_with('.') && is_ours && name.ends_with(".tmp")
     }
 
     fn rename(self, to: &Path) -> Result<(), StateError> {

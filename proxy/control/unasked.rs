@@ -6,6 +6,7 @@ use std::path::Path;
 use bgproxy_conf::wire::{Action, What};
 use bgproxy_conf::{Address, Color, ServiceName};
 
+use super::acme::{Report, Tried};
 use super::certificates::Outcome;
 use super::live_file::{self, Meaning, Reader, Todo};
 use super::operate::{ROUND, Switchboard};
@@ -123,6 +124,18 @@ impl Switchboard {
             self.events.tell(None, What::Certificate { cert, fault });
         }
         self.tally.expiry(self.pairs.expiry());
+    }
+
+    /// The keeper has fetched a certificate, or has not.
+    pub(super) fn certificates_kept(&mut self, report: Report) {
+        self.pairs.fetched(report.certificates);
+        self.tally.expiry(self.pairs.expiry());
+        self.acme = report.status;
+        self.tally.acme_failing(self.acme.iter().filter(|host| host.fault.is_some()).count());
+        if let Some(Tried { path, fault }) = report.tried {
+            self.tally.acme_tried(fault.is_none());
+            self.events.tell(None, What::Certificate { cert: path.display().to_string(), fault });
+        }
     }
 
     fn live_file_changed(&mut self, service: ServiceName, path: &Path, seen: &Seen) {

@@ -45,6 +45,10 @@ pub async fn forward(worker: &Rc<Worker>, conn: &Rc<Conn>, request: Request<Inco
             let tunnel = Tunnel::new(guard, backend, ahead, is_websocket, body);
             return Answer::Tunnel(Response::from_parts(head, ()), Box::new(tunnel));
         }
+        Ok(Outcome::Proves(text)) => {
+            guard.proves();
+            Response::new(Body::own(text, guard))
+        }
         Err(failure) => {
             guard.complain(&failure);
             guard.answered(failure.reason);
@@ -63,6 +67,8 @@ pub async fn forward(worker: &Rc<Worker>, conn: &Rc<Conn>, request: Request<Inco
 enum Outcome {
     Passes(Exchange),
     Redirects(HeaderValue),
+    /// An authority looks whether the host is ours, and finds this.
+    Proves(Bytes),
     Upgrades(Upgrade),
 }
 
@@ -95,6 +101,10 @@ async fn exchange(
     guard.comes_from(client);
     worker.admit(client, guard.started())?;
     headers::refuse(&head)?;
+    // Whatever service the host belongs to, if any, and before anybody is sent to TLS.
+    if let Some(text) = headers::challenge(headers::path(&head)).and_then(|token| worker.challenges.to_request(token)) {
+        return Ok(Outcome::Proves(text));
+    }
     let secure = headers::is_secure(&head, &sender);
     if let Some(port) = conn.manner.redirect_https
         && !secure

@@ -18,7 +18,7 @@ use http::{Method, StatusCode, Version, request, response};
 
 use super::error::Reason;
 pub use client::{Sender, client, is_secure, text};
-pub use redirect::{canonical, redirect_https};
+pub use redirect::{canonical, challenge, redirect_https};
 pub use refuse::{host, path, refuse};
 pub use upgrade::{begin_upgrade, finish_upgrade, is_upgraded, protocol, upgrade, wanted};
 

@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use rustls::crypto::aws_lc_rs::{self, Ticketer};
-use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier,
+};
+use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
 use x509_parser::asn1_rs::{Oid, ToDer};
 use x509_parser::oid_registry as oid;
@@ -15,9 +18,10 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 
 use crate::certificates::Certificates;
+use crate::challenges::{ACME_TLS, Challenges};
 
-/// What we speak inside of TLS, the better first.
-const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+/// What we speak inside of TLS, the better first. Nothing follows upon the last one: the handshake was all of it.
+const PROTOCOLS: [&[u8]; 3] = [b"h2", b"http/1.1", ACME_TLS];
 
 /// Why a listener cannot have TLS.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +41,7 @@ pub enum TlsError {
 /// [`TlsError`].
 pub fn server_config(
     certificates: &Arc<Certificates>,
+    challenges: &Arc<Challenges>,
     client_ca: Option<RootCertStore>,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     // Named, not the process' default, which would be whatever a library put there first. It prefers X25519MLKEM768.
@@ -50,7 +55,8 @@ pub fn server_config(
             versions.with_client_cert_verifier(verifier)
         }
     };
-    let mut config = config.with_cert_resolver(certificates.clone());
+    let mut config = config
+        .with_cert_resolver(Arc::new(Resolver { certificates: certificates.clone(), challenges: challenges.clone() }));
     config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
     if demands {
         // Whoever goes on with a session is not verified anew, and gets the next ticket for it: a certificate would be
@@ -69,6 +75,30 @@ pub fn server_config(
     config.max_early_data_size = 0;
     config.send_half_rtt_data = false;
     Ok(Arc::new(config))
+}
+
+/// Which certificate answers a client.
+#[derive(Debug)]
+struct Resolver {
+    certificates: Arc<Certificates>,
+    challenges: Arc<Challenges>,
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // rustls has made the name lower case.
+        let name = hello.server_name();
+        // An authority that looks offers this and nothing else (RFC 8737, section 3).
+        if hello.alpn().is_some_and(|offered| offered.eq([ACME_TLS])) {
+            return self.challenges.to_handshake(name?);
+        }
+        self.certificates.find(name)
+    }
+}
+
+/// Whether an authority looked whether a host is ours. It has seen it then, and nothing follows.
+pub fn was_challenge(connection: &ServerConnection) -> bool {
+    connection.alpn_protocol() == Some(ACME_TLS)
 }
 
 // === who the client is ===
@@ -172,6 +202,7 @@ failures! {
     Incompatible = "tls_incompatible", "Client and listener have no version or cipher in common.";
     NoProtocol = "tls_no_protocol", "The client speaks neither h2 nor http/1.1 inside of TLS.";
     NoCertificate = "tls_no_certificate", "The client has no certificate, and the listener demands one.";
+    Unprepared = "tls_unprepared", "There is no certificate to answer with yet.";
     ClientCertificate = "tls_client_certificate", "The client's certificate is not to be trusted.";
     Refused = "tls_refused", "The client ended the handshake, most often because it does not trust our certificate.";
     Timeout = "tls_timeout", "The handshake took too long.";
@@ -188,6 +219,7 @@ impl HandshakeFailure {
             (Some(Error::InvalidMessage(_) | Error::PeerSentOversizedRecord), _) => HandshakeFailure::NotTls,
             (Some(Error::PeerIncompatible(_)), _) => HandshakeFailure::Incompatible,
             (Some(Error::NoApplicationProtocol), _) => HandshakeFailure::NoProtocol,
+            (Some(Error::General(what)), _) if what.contains("certificate chain") => HandshakeFailure::Unprepared,
             (Some(Error::NoCertificatesPresented), _) => HandshakeFailure::NoCertificate,
             (Some(Error::InvalidCertificate(_)), _) => HandshakeFailure::ClientCertificate,
             (Some(Error::AlertReceived(_)), _) => HandshakeFailure::Refused,

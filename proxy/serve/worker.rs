@@ -36,6 +36,7 @@ use super::limits::{Limiter, Turned};
 use super::listen::Manner;
 use super::meter::{Clients, Meter, Meters};
 use super::pool::{Claim, Lane, Stock};
+use crate::challenges::Challenges;
 use crate::mail::Letter;
 use crate::table::{Backend, Destination, Table};
 
@@ -61,6 +62,8 @@ pub struct Parts {
     pub sockets: Vec<(std::net::TcpListener, Manner)>,
     /// Where the newest table is.
     pub table: Arc<ArcSwap<Table>>,
+    /// What authorities find that look whether a host is ours.
+    pub challenges: Arc<Challenges>,
     /// Its mail.
     pub mailbox: mpsc::Receiver<Letter>,
     /// Where its numbers are read.
@@ -80,6 +83,8 @@ pub struct Worker {
     pub nowhere: Arc<Meter>,
     /// Numbers about client connections.
     pub clients: Arc<Clients>,
+    /// What authorities find that look whether a host is ours.
+    pub challenges: Arc<Challenges>,
     meters: Arc<Meters>,
     table: RefCell<Cache<Arc<ArcSwap<Table>>, Arc<Table>>>,
     lanes: RefCell<Vec<Option<Rc<Lane>>>>,
@@ -208,6 +213,7 @@ pub fn run(parts: Parts) -> io::Result<()> {
             workers: parts.workers,
             nowhere: parts.meters.of(&None, parts.id),
             clients: parts.meters.clients(),
+            challenges: parts.challenges,
             meters: parts.meters,
             table: RefCell::new(table),
             lanes: RefCell::default(),

@@ -32,6 +32,11 @@ impl Authority {
         self.0.pem()
     }
 
+    /// Its private key, for programs that sign in its name.
+    pub(crate) fn key(&self) -> String {
+        self.0.key().serialize_pem()
+    }
+
     /// Writes its own certificate into a directory: `ca.pem`, for programs to trust.
     pub(crate) fn write(&self, dir: &Path) -> PathBuf {
         let path = dir.join("ca.pem");

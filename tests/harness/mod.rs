@@ -12,12 +12,14 @@
 //! - [`authority`]: certificates of a test's own
 //! - [`others`]: nginx and HAProxy as a test wants them, clients and servers in Python
 //! - [`strict`]: reads what a backend was sent as the strictest of backends would
+//! - [`acme`]: acme2certifier, an authority that gives certificates to whoever proves that a host is its own
 //! - [`Load`]: many keep-alive clients that check and remember every answer, in each protocol ([`load::Plan`])
 //! - [`Authority`] signs certificates, [`Trust`] is a client's in it
 //! - [`http2::Http2`]: a client that speaks HTTP/2
 //!
 //! A condition is awaited with [`wait_until`] or [`wait_for`]. No test sleeps and hopes.
 
+pub(crate) mod acme;
 pub(crate) mod app;
 pub(crate) mod authority;
 pub(crate) mod browser;

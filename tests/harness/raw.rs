@@ -248,8 +248,13 @@ impl Raw {
     }
 
     pub(crate) fn try_connect_tls(to: impl Into<Target>, trust: &Trust) -> Result<Raw, Failure> {
+        Raw::try_handshake(to, trust, &["http/1.1"])
+    }
+
+    /// The same, of a client that wants to speak one of these protocols.
+    pub(crate) fn try_handshake(to: impl Into<Target>, trust: &Trust, protocols: &[&str]) -> Result<Raw, Failure> {
         let mut raw = Raw::try_connect(to)?;
-        let tls = ClientConnection::new(trust.config(&["http/1.1"]), trust.name.clone());
+        let tls = ClientConnection::new(trust.config(protocols), trust.name.clone());
         let mut tls = tls.map_err(|why| Failure::Connect(std::io::Error::other(why)))?;
         raw.socket.set_read_timeout(Some(DEADLINE)).map_err(Failure::Connect)?;
         tls.complete_io(&mut raw.socket).map_err(Failure::Connect)?;

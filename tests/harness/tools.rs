@@ -52,6 +52,14 @@ pub(crate) fn python() -> PathBuf {
     path
 }
 
+/// The library that shows programs another time than it is.
+#[track_caller]
+pub(crate) fn faketime() -> PathBuf {
+    let dirs = std::fs::read_dir("/usr/lib").expect("/usr/lib").flatten();
+    let mut places = dirs.map(|dir| dir.path().join("faketime/libfaketime.so.1"));
+    places.find(|path| path.is_file()).unwrap_or_else(|| panic!("{}", missing("faketime")))
+}
+
 /// What a test says when a program is missing.
 pub(crate) fn missing(program: &str) -> String {
     let package = PACKAGES.iter().find(|(name, _)| *name == program).map_or(program, |(_, package)| package);

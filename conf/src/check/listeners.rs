@@ -78,8 +78,8 @@ fn certificates(file: &File<'_>, config: &Config) -> Result<(), ConfigError> {
 
 fn tls(file: &File<'_>, config: &Config, index: usize, listen: &Listen) -> Result<(), ConfigError> {
     let at = |name: &str| [key("listen"), Step::Index(index), key(name)];
-    if listen.tls && config.certificate.is_empty() {
-        let hint = "write `[[certificate]]` and below it `cert = \"...\"` and `key = \"...\"`";
+    if listen.tls && config.certificate.is_empty() && config.acme.hosts.is_empty() {
+        let hint = "write `[[certificate]]` and below it `cert = \"...\"` and `key = \"...\"`, or fill in `[acme]`";
         return file.fault(at("tls"), "`tls` needs a certificate", hint);
     }
     if let Some(path) = &listen.client_ca {

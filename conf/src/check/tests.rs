@@ -367,7 +367,7 @@ fn tls_without_a_certificate_is_a_fault() {
         3 | tls = true
           | ^^^
           |
-          = help: write `[[certificate]]` and below it `cert = "..."` and `key = "..."`
+          = help: write `[[certificate]]` and below it `cert = "..."` and `key = "..."`, or fill in `[acme]`
         "#);
     Config::parse(TLS, Path::new("bgproxy.toml")).expect("no fault");
 }
@@ -557,4 +557,80 @@ fn streams_are_ended_some_day() {
 fn what_a_backend_speaks_and_is_told_goes_together() {
     let text = service("backends.green = { socket = \"a:1\", protocol = \"h2c\", send_proxy = true }");
     Config::parse(&text, Path::new("bgproxy.toml")).expect("no fault");
+}
+
+// === certificates that are fetched ===
+
+fn acme(rest: &str) -> String {
+    format!("[acme]\nhosts = [\"a.test\", \"b.test\"]\nterms_agreed = true\n{rest}")
+}
+
+#[test]
+fn certificates_can_be_fetched_for_a_listener_that_has_none() {
+    let tls = "[[listen]]\naddress = \"0.0.0.0:443\"\ntls = true\n";
+    for text in [acme(""), acme(tls), acme("email = \"me@example.com\"\nca = \"/etc/ca.pem\"\n")] {
+        Config::parse(&text, Path::new("bgproxy.toml")).unwrap_or_else(|fault| panic!("{fault}"));
+    }
+}
+
+#[test]
+fn nobody_agrees_to_terms_unasked() {
+    assert_snapshot!(fault("[acme]\nhosts = [\"a.test\"]\n"), @r#"
+    error: `acme.hosts` needs `acme.terms_agreed`
+     --> bgproxy.toml:1:2
+      |
+    1 | [acme]
+      |  ^^^^
+      |
+      = help: read the authority's terms of service, and write `terms_agreed = true` below `[acme]` if you agree
+    "#);
+}
+
+#[test]
+fn hosts_that_cannot_be_proven_are_a_fault() {
+    let message = |hosts: &str| fault(&format!("[acme]\nterms_agreed = true\nhosts = [{hosts}]\n")).to_string();
+    assert!(message("\"*.a.test\"").contains("`*.a.test` cannot be fetched: an authority wants to see it in DNS"));
+    assert!(message("\"192.0.2.1\"").contains("`192.0.2.1` is an address, not a name"));
+    assert!(message("\"[::1]\"").contains("`[::1]` is an address, not a name"));
+    assert_snapshot!(message("\"a.test\", \"A.test.\""), @r#"
+    error: `a.test` is there twice
+     --> bgproxy.toml:3:20
+      |
+    3 | hosts = ["a.test", "A.test."]
+      |                    ^^^^^^^^^
+      |
+      = help: remove one of them; the other is on line 3
+    "#);
+}
+
+#[test]
+fn an_authority_is_asked_over_https_alone() {
+    for url in ["http://a.test/directory", "https://", "a.test", "https://me@a.test/", "https://a.test/a b"] {
+        let said = fault(&acme(&format!("directory = \"{url}\"\n"))).to_string();
+        assert!(said.contains("`acme.directory` is not a URL over HTTPS"), "{url}: {said}");
+    }
+    for email in ["me", "@a.test", "me@", "me@a@b", "me@a.test, you@a.test"] {
+        let said = fault(&acme(&format!("email = \"{email}\"\n"))).to_string();
+        assert!(said.contains("`acme.email` is not an address"), "{email}: {said}");
+    }
+    assert!(fault(&acme("ca = \"ca.pem\"\n")).to_string().contains("`acme.ca` is not an absolute path"));
+}
+
+#[test]
+fn an_authority_needs_a_listener_to_look_at() {
+    let clear = "[[listen]]\naddress = \"0.0.0.0:80\"\n";
+    let tls = "[[listen]]\naddress = \"0.0.0.0:443\"\ntls = true\n";
+    let closed = format!("{tls}client_ca = \"/etc/ca.pem\"\n");
+    let message = |challenge: &str, listen: &str| {
+        let text = acme(&format!("challenge = \"{challenge}\"\n{listen}"));
+        Config::parse(&text, Path::new("bgproxy.toml")).map_or_else(|fault| fault.to_string(), |_| "fine".to_owned())
+    };
+    assert!(message("http-01", tls).contains("`http-01` needs a listener in clear"));
+    assert!(message("tls-alpn-01", clear).contains("`tls-alpn-01` needs a listener with `tls` for everybody"));
+    assert!(message("tls-alpn-01", &closed).contains("`tls-alpn-01` needs a listener with `tls` for everybody"));
+    assert!(message("auto", &closed).contains("an authority could not look at any listener"));
+    for (challenge, listen) in [("http-01", clear), ("tls-alpn-01", tls), ("auto", clear), ("auto", tls)] {
+        assert_eq!(message(challenge, listen), "fine");
+    }
+    assert_ne!(message("dns-01", clear), "fine");
 }

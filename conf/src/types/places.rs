@@ -46,6 +46,11 @@ impl Host {
         self.wildcard
     }
 
+    /// Whether it is an IP address.
+    pub fn is_address(&self) -> bool {
+        self.name.starts_with('[') || self.name.parse::<Ipv4Addr>().is_ok()
+    }
+
     /// The exact host, or the domain after `*.`.
     pub fn name(&self) -> &str {
         &self.name

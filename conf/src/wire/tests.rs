@@ -119,6 +119,14 @@ fn a_status_comes_back_as_it_was() {
             days_left: -1,
             fault: None,
         }],
+        acme: vec![AcmeStatus {
+            host: "a.test".parse().expect("a host"),
+            cert: "/var/lib/bgproxy/acme/a.test.pem".to_owned(),
+            in_use: false,
+            next: Some("2026-01-02T03:04:05Z".to_owned()),
+            failures: 1,
+            fault: Some("it does not answer".to_owned()),
+        }],
         services: BTreeMap::from([(service(), status)]),
     });
 }

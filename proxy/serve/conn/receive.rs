@@ -11,7 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use super::super::error::Reason;
 use super::super::proxy_protocol::{self, Parsed};
 use super::super::socket::{ClientSocket, Plain};
-use super::super::tls::HandshakeFailure;
+use super::super::tls::{self, HandshakeFailure};
 use super::super::worker::{Crowded, RECLAIMED, Worker};
 use super::{Client, Conn, Order, Phase};
 
@@ -27,6 +27,10 @@ pub(super) async fn receive(worker: &Worker, conn: &Conn, tcp: TcpStream) -> Opt
         return Some(ClientSocket::Clear(Plain::new(tcp, Bytes::new())));
     }
     match Box::pin(try_receive(worker, conn, tcp)).await {
+        Ok(stream) if stream.tls().is_some_and(tls::was_challenge) => {
+            tracing::debug!(client = %conn.from, "an authority looked whether a host is ours");
+            None
+        }
         Ok(stream) => {
             conn.rest(worker.now());
             Some(stream)

@@ -18,7 +18,7 @@ const ACME: &str = "/.well-known/acme-challenge/";
 /// # Errors
 /// [`Reason::HostMissing`]: HTTP/1.0 need not say a host, and then there is no place to send it to.
 pub fn redirect_https(head: &request::Parts, port: u16) -> Result<Option<HeaderValue>, Reason> {
-    if is_challenge(path(head)) {
+    if challenge(path(head)).is_some() {
         return Ok(None);
     }
     let (name, _port) = split_port(host(head));
@@ -42,10 +42,11 @@ pub fn canonical(head: &request::Parts, canonical: &Host, secure: bool) -> Optio
     location(head, &[scheme, canonical.name(), colon, port])
 }
 
-/// One path segment of what a challenge is made of: a path that leads out of there again is not served in clear.
-fn is_challenge(path: &str) -> bool {
-    path.strip_prefix(ACME).is_some_and(|token| {
-        !matches!(token, "" | "." | "..")
+/// The token that a request asks for as authorities do. One path segment of what tokens are made of: a path that leads
+/// out of there again is not served in clear.
+pub fn challenge(path: &str) -> Option<&str> {
+    path.strip_prefix(ACME).filter(|token| {
+        !matches!(*token, "" | "." | "..")
             && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
     })
 }

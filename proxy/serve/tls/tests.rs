@@ -12,6 +12,7 @@ use crate::certificates::tests::{Authority, Pair};
 struct Setup {
     authority: Authority,
     certificates: Arc<Certificates>,
+    challenges: Arc<Challenges>,
 }
 
 impl Setup {
@@ -20,15 +21,15 @@ impl Setup {
         let certificates = Arc::new(Certificates::default());
         let read: Vec<_> = names.iter().map(|names| authority.server(names).read().expect("a pair")).collect();
         certificates.replace(&read);
-        Setup { authority, certificates }
+        Setup { authority, certificates, challenges: Arc::default() }
     }
 
     fn server(&self) -> Arc<ServerConfig> {
-        server_config(&self.certificates, None).expect("rules")
+        server_config(&self.certificates, &self.challenges, None).expect("rules")
     }
 
     fn demanding(&self) -> Arc<ServerConfig> {
-        server_config(&self.certificates, Some(self.roots())).expect("rules")
+        server_config(&self.certificates, &self.challenges, Some(self.roots())).expect("rules")
     }
 
     fn roots(&self) -> RootCertStore {
@@ -113,8 +114,31 @@ fn a_client_without_alpn_is_welcome_and_one_with_another_protocol_is_not() {
     let (server, _) = meet(&setup.server(), &Arc::new(setup.client(None)), "a.test").expect("a handshake");
     assert_eq!(server.alpn_protocol(), None);
     let mut client = setup.client(None);
-    client.alpn_protocols = vec![b"acme-tls/1".to_vec()];
+    client.alpn_protocols = vec![b"smtp".to_vec()];
     assert_eq!(refused(&setup.server(), client), "tls_no_protocol");
+}
+
+#[test]
+fn an_authority_that_looks_gets_the_answer_to_its_challenge_and_nothing_else() {
+    let setup = Setup::new(&[&["a.test"], &["b.test"]]);
+    let looking = |protocols: &[&[u8]]| {
+        let mut client = setup.client(None);
+        client.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        client
+    };
+    let b = setup.certificates.find(Some("b.test")).expect("a certificate");
+    // It would be told apart from the one in use by its name.
+    let posted = setup.challenges.answer_handshake("a.test", &b);
+    let shown = |protocols: &[&[u8]], name: &str| meet(&setup.server(), &Arc::new(looking(protocols)), name);
+    let failure = shown(&[ACME_TLS], "a.test").expect_err("a certificate for another name");
+    assert_eq!(HandshakeFailure::of(&failure).label(), "tls_refused");
+    let (server, _) = shown(&[b"h2", ACME_TLS], "a.test").expect("whoever speaks h2 is a client like any other");
+    assert!(!was_challenge(&server));
+    drop(posted);
+    assert_eq!(refused(&setup.server(), looking(&[ACME_TLS])), "tls_unprepared");
+    let _posted = setup.challenges.answer_handshake("b.test", &b);
+    let (server, _) = shown(&[ACME_TLS], "b.test").expect("the answer");
+    assert!(was_challenge(&server));
 }
 
 #[test]
