@@ -12,7 +12,7 @@ use socket2::Socket;
 use crate::harness::door::Builder;
 use crate::harness::fake::{Crowded, ok};
 use crate::harness::raw::{Failure, Response, Target, request};
-use crate::harness::{Act, DEADLINE, Door, Fake, Raw, text_of, wait_for, wait_until};
+use crate::harness::{Act, DEADLINE, Door, Fake, Raw, pace, text_of, wait_for, wait_until};
 
 fn get() -> Vec<u8> {
     request("GET", "/", &[], b"")
@@ -406,6 +406,35 @@ fn a_connection_that_died_unnoticed_costs_no_request_whatever_its_method() {
         assert_eq!(times, 1, "{method}");
         drop(client);
         door.quiet();
+    }
+}
+
+#[test]
+fn clients_are_not_blamed_for_time_in_which_the_door_did_not_run() {
+    let builder = Door::builder().set("workers", 1).set("limits.header_time", "3s").set("limits.idle_time", "3s");
+    let (mut door, _blue) = builder.before(Fake::echoes);
+    let mut idle: Vec<Raw> = (0..20).map(|_| door.connect()).collect();
+    for client in &mut idle {
+        assert_eq!(client.send(get()).response().status, 200);
+    }
+    let mut halfway: Vec<Raw> = (0..20).map(|_| door.connect()).collect();
+    for client in &mut halfway {
+        client.send("GET / HTTP/1.1\r\n");
+    }
+    let accepted = || door.metrics().sum("bgproxy_connections_open", &[]) >= 40.0;
+    wait_until("all of them to be accepted", DEADLINE, accepted);
+    door.signal(Signal::STOP);
+    // Longer than both deadlines.
+    pace(Duration::from_secs(5));
+    for client in &mut halfway {
+        client.send("Host: portal\r\n\r\n");
+    }
+    for client in &mut idle {
+        client.send(get());
+    }
+    door.signal(Signal::CONT);
+    for client in halfway.iter_mut().chain(&mut idle) {
+        assert_eq!(client.response().status, 200);
     }
 }
 

@@ -4,6 +4,7 @@
 //! is full; `sweep` ends what waits for too long, `mail` does what control asks for, up to the end.
 
 mod accept;
+mod clock;
 mod mail;
 mod room;
 mod shed;
@@ -14,7 +15,7 @@ use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 use http::{HeaderValue, request};
@@ -39,6 +40,7 @@ use super::pool::{Claim, Lane, Stock};
 use crate::challenges::Challenges;
 use crate::mail::Letter;
 use crate::table::{Backend, Destination, Table};
+use clock::Clock;
 
 /// How often a worker looks for what has waited too long. A deadline is never early, and at most two of these late; an
 /// idle connection to one of very many backends up to a second.
@@ -103,8 +105,7 @@ pub struct Worker {
     /// Who leaves next.
     victims: RefCell<room::Victims>,
     access: Option<RefCell<Lines>>,
-    born: Instant,
-    now: Cell<u64>,
+    clock: Clock,
     /// Where bytes are read into for whoever has no buffer of its own, so that idle ones cost nothing: tunnels, parked
     /// connections, clients that are parted from.
     pub scratch: RefCell<Box<[u8]>>,
@@ -227,8 +228,7 @@ pub fn run(parts: Parts) -> io::Result<()> {
             turned: Cell::default(),
             victims: RefCell::default(),
             access: parts.access.map(RefCell::new),
-            born: Instant::now(),
-            now: Cell::new(0),
+            clock: Clock::new(),
             scratch: RefCell::new(vec![0; SCRATCH].into()),
             warm: Cell::new(0),
             ended: Notify::new(),
@@ -249,9 +249,9 @@ pub fn run(parts: Parts) -> io::Result<()> {
 }
 
 impl Worker {
-    /// Milliseconds since the worker began, as of the last sweep.
+    /// Milliseconds since the worker began, as of the last sweep, in which it was let run: every deadline's clock.
     pub fn now(&self) -> u64 {
-        self.now.get()
+        self.clock.now()
     }
 
     /// The limits in force.
@@ -384,11 +384,6 @@ impl Worker {
         if let Some(lines) = &self.access {
             lines.borrow_mut().push(line);
         }
-    }
-
-    /// Milliseconds since the worker began.
-    fn elapsed(&self) -> u64 {
-        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 

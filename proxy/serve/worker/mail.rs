@@ -87,7 +87,7 @@ impl Worker {
 
     /// Gives these streams a time to leave, the oldest first. What would end sooner by an earlier letter is left to that.
     fn dismiss(&self, streams: &mut [&Rc<Flight>], pace: Pace) -> Closing {
-        let now = self.elapsed();
+        let now = self.clock.exactly();
         streams.sort_by_key(|flight| flight.started());
         let times: Vec<u64> = closing::times(streams.len(), pace, self.id, self.workers)
             .map(|time| now.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))

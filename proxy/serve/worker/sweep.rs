@@ -20,8 +20,8 @@ pub(super) async fn sweep(worker: Rc<Worker>) {
 
 impl Worker {
     fn sweep(&self) {
-        let now = self.elapsed();
-        self.now.set(now);
+        self.clock.tick();
+        let now = self.now();
         let limits = Limits::new(&self.table.borrow_mut().load().limits, self.workers);
         self.adopt(limits);
         self.tell_turned();
