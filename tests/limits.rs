@@ -127,11 +127,12 @@ fn over_http2(door: &Door, headers: &[(&str, &str)]) -> Response {
     asked.unwrap_or_else(|why| panic!("{why}"))
 }
 
-/// A limit of 100 a second and 10 at once, with clients that ask as fast as they can for three seconds, on two workers.
+/// A limit of 100 a second and 50 at once, with clients that ask as fast as they can for three seconds, on two workers.
+/// (With fewer at once, half a second in which a busy machine lets nobody ask would be lost to them.)
 #[test]
 fn what_is_admitted_is_the_rate_and_the_burst_within_a_few_percent() {
     let (door, _blue) =
-        door(|door| door.set(RATE, 100).set(BURST, 10).set("log.access", "off").set("log.level", "info"));
+        door(|door| door.set(RATE, 100).set(BURST, 50).set("log.access", "off").set("log.level", "info"));
     let mut wrk = Command::new(need("wrk"));
     wrk.args(["--threads", "2", "--connections", "16", "--duration", "3s", &format!("http://{}/", door.addr())]);
     let said = Output::of(&mut wrk, door.dir()).ok().stdout;
@@ -141,10 +142,10 @@ fn what_is_admitted_is_the_rate_and_the_burst_within_a_few_percent() {
         .unwrap_or_else(|| panic!("no time in {said}"));
     let metrics = door.quiet();
     let of = |code: &str| metrics.sum("bgproxy_requests_total", &[("code", code)]);
-    let (admitted, refused, expected) = (of("200"), of("429"), seconds * 100.0 + 10.0);
+    let (admitted, refused, expected) = (of("200"), of("429"), seconds * 100.0 + 50.0);
     let off = (admitted - expected) / expected * 100.0;
     tell(format_args!(
-        "rate limit of 100 a second and 10 at once, two workers, 16 connections: {admitted} admitted in {seconds} s \
+        "rate limit of 100 a second and 50 at once, two workers, 16 connections: {admitted} admitted in {seconds} s \
          ({expected:.0} expected, {off:+.1} %), {refused} refused"
     ));
     assert!(off.abs() < 5.0, "{said}");
@@ -212,15 +213,15 @@ fn an_address_has_as_many_connections_as_it_may_have_over_all_workers() {
     assert!(proxy.iter_mut().all(|client| client.send(get()).response().status == 200), "many clients share a proxy");
     // One that ends makes room for one, and for one only.
     drop(open.pop());
-    let next = wait_for("a seat", DEADLINE, || try_from(STRANGER, door.addr()).ok_or("turned away"));
+    let next = wait_for("a badge", DEADLINE, || try_from(STRANGER, door.addr()).ok_or("turned away"));
     assert!(try_from(STRANGER, door.addr()).is_none());
     drop((open, next, proxy));
     assert_eq!(door.quiet().sum("bgproxy_connections_open", &[]), 0.0);
 }
 
-/// Whatever becomes of a connection, its address gets the seat back.
+/// Whatever becomes of a connection, its address gets the badge back.
 #[test]
-fn no_way_to_end_keeps_a_seat() {
+fn no_way_to_end_keeps_a_badge() {
     let authority = Authority::new();
     let upgraded = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n".to_vec();
     let answers = |target: &str| target.starts_with("/ws");
@@ -239,7 +240,7 @@ fn no_way_to_end_keeps_a_seat() {
     let is_free = |after: &str| {
         let open = || door.metrics().sum("bgproxy_connections_open", &[]);
         wait_until(&format!("the end of {after}"), DEADLINE, || open() == 0.0);
-        drop(try_from([127, 0, 0, 1], clear).unwrap_or_else(|| panic!("no seat after {after}")));
+        drop(try_from([127, 0, 0, 1], clear).unwrap_or_else(|| panic!("no badge after {after}")));
         wait_until("the end of the next one", DEADLINE, || open() == 0.0);
     };
     let is_taken = || is_turned_away(|| Raw::try_connect(clear));
@@ -442,6 +443,22 @@ fn a_reload_puts_limits_into_force_and_out_again() {
     let mut many: Vec<Raw> = (0..5).map(|_| from(STRANGER, &door)).collect();
     assert!(many.iter_mut().all(|client| client.send(get()).response().status == 200));
     drop((client, second, many));
+    door.quiet();
+}
+
+/// Whoever had been exempt kept his connections, and could open as many again.
+#[test]
+fn connections_that_began_while_their_address_was_exempt_count_when_it_is_not() {
+    let (mut door, _blue) = door(|door| door.set(PER_ADDRESS, 2).set("limits.exempt", json!(["127.0.0.2/32"])));
+    let mut many: Vec<Raw> = (0..3).filter_map(|_| try_from(STRANGER, door.addr())).collect();
+    assert_eq!(many.len(), 3);
+    reload(&mut door, &[("limits.exempt", json!([]))]);
+    wait_until("a limit", DEADLINE, || try_from(STRANGER, door.addr()).is_none());
+    assert!(many.iter_mut().all(|client| client.send(get()).response().status == 200), "whoever is in may stay");
+    drop(many);
+    wait_until("badges given back", DEADLINE, || {
+        (0..2).filter_map(|_| try_from(STRANGER, door.addr())).collect::<Vec<Raw>>().len() == 2
+    });
     door.quiet();
 }
 

@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use super::error::Reason;
 use super::flight::Guard;
 use super::headers;
-use super::limits::seats::Seat;
+use super::limits::badges::Badge;
 use super::listen::Manner;
 use super::pool::Own;
 use super::sleeper::Sleeper;
@@ -60,8 +60,8 @@ pub struct Conn {
     from: SocketAddr,
     to: SocketAddr,
     client: OnceCell<Client>,
-    /// Its place among its address's connections, while they are counted.
-    seat: RefCell<Option<Seat>>,
+    /// It counts among its address's connections, while those are counted.
+    badge: RefCell<Option<Badge>>,
     /// Its own connections to backends that are told who the client is.
     own: OnceCell<Own>,
     /// Whether it carries several requests at once (HTTP/2).
@@ -187,7 +187,7 @@ impl Conn {
             from,
             to,
             client: OnceCell::new(),
-            seat: RefCell::default(),
+            badge: RefCell::default(),
             own: OnceCell::new(),
             several: Cell::new(false),
             busy: Cell::new(0),
@@ -230,9 +230,14 @@ impl Conn {
         known.or_else(|| (!self.manner.proxy_header).then(|| self.from.ip()))
     }
 
+    /// Whether it is counted.
+    pub fn has_badge(&self) -> bool {
+        self.badge.borrow().is_some()
+    }
+
     /// It is counted, or is not any more.
-    pub fn sits(&self, seat: Option<Seat>) {
-        self.seat.replace(seat);
+    pub fn wears(&self, badge: Option<Badge>) {
+        self.badge.replace(badge);
     }
 
     /// Whether its client has asked, and since when it is idle, which is since it began if he has not asked to the end.
@@ -490,7 +495,7 @@ impl Drop for Place {
         // A request whose last bytes will never leave also holds the connection that holds it.
         drop(self.conn.flushing.take());
         drop(self.conn.tunnel.take());
-        drop(self.conn.seat.take());
+        drop(self.conn.badge.take());
         if self.conn.leaving.get() {
             self.worker.left_for_another();
         }
@@ -500,11 +505,11 @@ impl Drop for Place {
 
 /// Carries one client connection from accept to close, in a task of its own. Its place is taken at once, so that
 /// whoever accepts next knows how many there are.
-pub fn serve(worker: Rc<Worker>, tcp: TcpStream, from: SocketAddr, manner: Rc<Manner>, seat: Option<Seat>) {
+pub fn serve(worker: Rc<Worker>, tcp: TcpStream, from: SocketAddr, manner: Rc<Manner>, badge: Option<Badge>) {
     // Only a socket that is broken does not know its address; nobody will hear of this one.
     let to = tcp.local_addr().unwrap_or(from);
     let conn = Rc::new(Conn::new(from, to, manner, worker.now()));
-    conn.sits(seat);
+    conn.wears(badge);
     let place = Place { key: worker.connect(conn.clone()), conn, worker };
     tokio::task::spawn_local(async move { carry(&place.worker, &place.conn, tcp).await });
 }

@@ -1,10 +1,10 @@
 //! What may one address cost? Its connections and its requests are counted over all workers, while there are limits.
 //!
-//! The only memory that workers share while they serve: [`seats`], touched when a connection begins and ends, and
+//! The only memory that workers share while they serve: [`badges`], touched when a connection begins and ends, and
 //! [`buckets`], one line of cache for each request. Without limits nobody touches either.
 
+pub mod badges;
 pub mod buckets;
-pub mod seats;
 #[cfg(test)]
 mod tests;
 
@@ -12,8 +12,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use self::badges::Badges;
 use self::buckets::Buckets;
-use self::seats::Seats;
 
 /// Whom limits count as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,10 +37,10 @@ impl From<IpAddr> for Block {
 #[derive(Debug, Default)]
 pub struct Limiter {
     /// Connections by address.
-    pub seats: Arc<Seats>,
+    pub badges: Arc<Badges>,
     /// Weak: a table is there while a worker uses it. Locked when a limit changes.
     buckets: Mutex<Weak<Buckets>>,
-    /// Locked ten times a second by a worker that turns clients away.
+    /// Locked ten times a second by each worker.
     told: Mutex<Told>,
 }
 
@@ -57,6 +57,20 @@ pub struct Turned {
     pub last: Option<IpAddr>,
 }
 
+impl Turned {
+    fn add(&mut self, other: Turned) {
+        self.connections += other.connections;
+        self.requests += other.requests;
+        self.reclaimed += other.reclaimed;
+        self.last = other.last.or(self.last);
+    }
+
+    fn is_none(&self) -> bool {
+        self.connections + self.requests + self.reclaimed == 0
+    }
+}
+
+/// When operators were told last, and what has become of clients since.
 #[derive(Debug, Default)]
 struct Told {
     at: Option<Instant>,
@@ -78,20 +92,24 @@ impl Limiter {
         Some(buckets)
     }
 
-    /// Tells operators what was turned away: at once, and then at most every ten seconds, over all workers.
-    pub fn tell(&self, turned: Turned) {
+    /// Tells operators what was turned away: at once, and then every ten seconds, over all workers, for as long as there
+    /// is something to tell.
+    pub fn tell(&self, turned: Turned, now: Instant) {
+        if let Some(Turned { connections, requests, reclaimed, last }) = self.due(turned, now) {
+            let last = last.map(tracing::field::display);
+            tracing::warn!(connections, requests, reclaimed, last, "limits were reached, since the last such line");
+        }
+    }
+
+    /// What is to be told now, of this and of what was not told before.
+    fn due(&self, turned: Turned, now: Instant) -> Option<Turned> {
         const EVERY: Duration = Duration::from_secs(10);
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.since.connections += turned.connections;
-        told.since.requests += turned.requests;
-        told.since.reclaimed += turned.reclaimed;
-        told.since.last = turned.last.or(told.since.last);
-        if told.at.is_some_and(|at| at.elapsed() < EVERY) {
-            return;
+        told.since.add(turned);
+        if told.since.is_none() || told.at.is_some_and(|at| now.saturating_duration_since(at) < EVERY) {
+            return None;
         }
-        told.at = Some(Instant::now());
-        let Turned { connections, requests, reclaimed, last } = std::mem::take(&mut told.since);
-        let last = last.map(tracing::field::display);
-        tracing::warn!(connections, requests, reclaimed, last, "limits were reached, since the last such line");
+        told.at = Some(now);
+        Some(std::mem::take(&mut told.since))
     }
 }

@@ -92,7 +92,7 @@ pub struct Worker {
     lanes: RefCell<Vec<Option<Rc<Lane>>>>,
     /// The lanes that have connections to look after.
     stock: Rc<Stock>,
-    /// The table that the lanes were last compared with. Weak, not to keep an old one.
+    /// The table that the last sweep saw. Weak, not to keep an old one.
     compared: RefCell<Weak<Table>>,
     conns: RefCell<Slab<Rc<Conn>>>,
     flights: RefCell<Slab<Rc<Flight>>>,
@@ -207,8 +207,6 @@ pub fn run(parts: Parts) -> io::Result<()> {
         for (socket, manner) in parts.sockets {
             listeners.push((TcpListener::from_std(socket)?, Rc::new(manner)));
         }
-        let mut table = Cache::new(parts.table);
-        let limits = Limits::new(&table.load().limits, parts.workers);
         let worker = Rc::new(Worker {
             id: parts.id,
             workers: parts.workers,
@@ -216,7 +214,7 @@ pub fn run(parts: Parts) -> io::Result<()> {
             clients: parts.meters.clients(),
             challenges: parts.challenges,
             meters: parts.meters,
-            table: RefCell::new(table),
+            table: RefCell::new(Cache::new(parts.table)),
             lanes: RefCell::default(),
             stock: Rc::default(),
             compared: RefCell::default(),
@@ -235,7 +233,7 @@ pub fn run(parts: Parts) -> io::Result<()> {
             stop: CancellationToken::new(),
             stopping: Cell::new(false),
         });
-        worker.adopt(limits);
+        worker.compare();
         let mut accepting = JoinSet::new();
         for (listener, manner) in listeners {
             accepting.spawn_local(accept::accept(worker.clone(), listener, manner));

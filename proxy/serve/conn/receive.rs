@@ -55,8 +55,8 @@ async fn try_receive(worker: &Worker, conn: &Conn, mut tcp: TcpStream) -> Result
         let header = header.unwrap_or_else(|order| Err(ended(order, "proxy_header_timeout")))?;
         (address, unknown) = (header.0.unwrap_or(address), header.0.is_none());
         ahead = header.1;
-        match worker.seat(address.ip()) {
-            Ok(seat) => conn.sits(seat),
+        match worker.badge(address.ip()) {
+            Ok(badge) => conn.wears(badge),
             Err(crowded) => {
                 crowded.close(tcp);
                 return Err(Fault { label: Crowded::LABEL, source: None });

@@ -6,24 +6,27 @@
 //! Eight entries are a line of cache, and an address is looked for in one line alone; which, and its fingerprint,
 //! depend on a secret of this process, so nobody can aim at another one's. In a full line the fullest bucket makes room:
 //! forgetting it forgives the least. So a million addresses or a thousand millions take the same memory; what many give
-//! each other is leniency, never a refusal.
+//! each other is leniency. (In a full line one address in two million has the fingerprint of another, and its bucket.)
+//!
+//! A time has 40 bits and comes round, after two days at the highest rate. What is past by then is to be forgotten, or it
+//! would read as a time to come: [`Buckets::tidy`].
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::Block;
 
 /// Lines of the table, 64 bytes each: 8 MiB.
-const LINES: usize = 1 << 17;
+pub(super) const LINES: usize = 1 << 17;
 /// Entries of a line.
 const WAYS: usize = 8;
 
 /// Time is counted in parts of a token, so that every rate is exact.
-const TOKEN: u64 = 64;
+pub(super) const TOKEN: u64 = 64;
 /// An entry's lower bits are a time, the others the fingerprint.
 const TIME_BITS: u32 = 40;
-const TIME: u64 = (1 << TIME_BITS) - 1;
+pub(super) const TIME: u64 = (1 << TIME_BITS) - 1;
 
 /// Every address's bucket, for one rate.
 #[derive(Debug)]
@@ -32,6 +35,8 @@ pub struct Buckets {
     born: Instant,
     secret: RandomState,
     lines: Box<[Line]>,
+    /// The line to be tidied next.
+    untidy: AtomicUsize,
 }
 
 /// A line of cache. An entry of 0 is empty.
@@ -43,7 +48,7 @@ impl Buckets {
     /// Full buckets, which get `rate` tokens each second.
     pub fn new(rate: u32) -> Buckets {
         let lines = std::iter::repeat_with(Line::default).take(LINES).collect();
-        Buckets { rate, born: Instant::now(), secret: RandomState::new(), lines }
+        Buckets { rate, born: Instant::now(), secret: RandomState::new(), lines, untidy: AtomicUsize::new(0) }
     }
 
     /// Tokens that a bucket gets each second.
@@ -75,6 +80,20 @@ impl Buckets {
             // Relaxed: an entry is all there is to know. Who loses looks again: somebody else's token was taken.
             if line[at].compare_exchange_weak(entry, taken, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                 return true;
+            }
+        }
+    }
+
+    /// Forgets the buckets of one line that are full, the next time those of the next line. With one line a sweep it has
+    /// been everywhere after four hours, long before a time comes round.
+    pub fn tidy(&self, burst: u32, now: Instant) {
+        let (now, most) = (self.time(now), u64::from(burst) * TOKEN);
+        let line = self.untidy.fetch_add(1, Ordering::Relaxed) % LINES;
+        for place in &self.lines[line].0 {
+            let entry = place.load(Ordering::Relaxed);
+            if entry != 0 && self.owed(entry, most, now) == 0 {
+                // Somebody may just have taken a token: then it is not full.
+                let _taken = place.compare_exchange(entry, 0, Ordering::Relaxed, Ordering::Relaxed);
             }
         }
     }

@@ -1,10 +1,12 @@
-//! Buckets by a clock of the test's own, and by many threads; seats.
+//! Buckets by a clock of the test's own, and by many threads; badges.
 
 use std::net::IpAddr;
 use std::sync::Barrier;
 
-use super::seats::Seat;
+use super::badges::Badge;
+use super::buckets::{LINES, TIME, TOKEN};
 use super::*;
+use crate::serve::worker::SWEEP;
 
 fn block(address: &str) -> Block {
     Block::from(address.parse::<IpAddr>().expect("an address"))
@@ -88,6 +90,50 @@ fn an_address_that_asks_without_pause_is_not_pushed_out_by_those_who_ask_once() 
     assert!((105..=115).contains(&got), "{got} instead of 110");
 }
 
+/// The highest rate that a configuration may have, and how long a table of that rate takes until its time comes round.
+const HIGHEST: u32 = 100_000;
+const ROUND: Duration = Duration::from_millis((TIME + 1) / (HIGHEST as u64 * TOKEN / 1000));
+
+/// The time until a bucket is full has 40 bits. An address that had come back two days later, to the second, at a rate
+/// of 100,000, was refused for a second: what was long past read as a time to come.
+#[test]
+fn whoever_comes_back_after_days_has_a_full_bucket() {
+    let start = Instant::now() + Duration::from_secs(1);
+    let back = start + ROUND - Duration::from_millis(500);
+    let [tidy, untidy] = [true, false].map(|tidied| {
+        let buckets = Buckets::new(HIGHEST);
+        assert!((0..10).all(|_| buckets.take(Block::V4(1), 10, start)));
+        let ever = if tidied { LINES } else { 0 };
+        (0..ever).for_each(|_| buckets.tidy(10, start + ROUND / 2));
+        (0..20).filter(|_| buckets.take(Block::V4(1), 10, back)).count()
+    });
+    assert_eq!((tidy, untidy), (10, 0), "tokens with and without tidying");
+    // All of it is tidied while no past time, of whatever bucket, can read as one to come.
+    let all = SWEEP * LINES as u32;
+    let fullest = Duration::from_secs(u64::from(u32::MAX) / u64::from(HIGHEST) + 1);
+    assert!(ROUND > 2 * (all + fullest), "{ROUND:?} {all:?} {fullest:?}");
+}
+
+#[test]
+fn a_bucket_that_is_not_full_is_not_forgotten() {
+    let buckets = Buckets::new(1);
+    let start = Instant::now();
+    assert!((0..1000).all(|address| buckets.take(Block::V4(address), 1, start)));
+    (0..LINES).for_each(|_| buckets.tidy(1, start + Duration::from_millis(900)));
+    let later = start + Duration::from_millis(950);
+    assert_eq!((0..1000).filter(|address| buckets.take(Block::V4(*address), 1, later)).count(), 0);
+}
+
+/// The largest numbers that a configuration may have.
+#[test]
+fn a_burst_without_end_is_given_to_the_end() {
+    let buckets = Buckets::new(HIGHEST);
+    let now = Instant::now();
+    assert!((0..1_000_000).all(|_| buckets.take(Block::V4(1), u32::MAX, now)));
+    // As soon as it is lowered, what was taken before is forgiven: it cannot be waited for.
+    assert_eq!((0..100).filter(|_| buckets.take(Block::V4(1), 10, now)).count(), 10);
+}
+
 /// A second is worth as many tokens whether one thread takes them or four.
 #[test]
 fn workers_that_take_at_once_do_not_take_a_token_twice() {
@@ -119,33 +165,66 @@ fn buckets_are_shared_while_their_rate_is_the_same_and_gone_when_nobody_uses_the
     assert!(gone.upgrade().is_none());
 }
 
+/// A rate that was changed and changed back between two sweeps of one worker, and not of the other, left each with a
+/// table of its own, and clients with twice their limit.
 #[test]
-fn an_address_has_its_seats_and_gets_one_back_with_each_connection_that_ends() {
-    let seats = Arc::new(Seats::default());
-    let (one, two) = (block("192.0.2.1"), block("192.0.2.2"));
-    let first = seats.take(one, 2).expect("a seat");
-    let _second = seats.take(one, 2).expect("a seat");
-    assert!(seats.take(one, 2).is_none());
-    let other = seats.take(two, 2).expect("another one's seat");
+fn workers_come_together_again_however_quickly_the_rate_changes() {
+    let limiter = Limiter::default();
+    let first = limiter.buckets(5);
+    let other = limiter.buckets(5);
+    // One of them sees the rate in between.
+    assert!(limiter.buckets(6).is_some());
     drop(first);
-    let third = seats.take(one, 2).expect("a seat");
-    drop((other, third));
-    assert_eq!(seats.addresses(), 1);
+    let first = limiter.buckets(5).expect("buckets");
+    assert!(!Arc::ptr_eq(&first, &other.expect("buckets")), "the one that saw nothing has an old table");
+    // So each asks whenever the table of services is another one, also where the rate is the same.
+    assert!(Arc::ptr_eq(&first, &limiter.buckets(5).expect("buckets")));
 }
 
 #[test]
-fn seats_are_counted_right_over_many_threads() {
-    let (seats, most) = (Arc::new(Seats::default()), std::sync::atomic::AtomicUsize::new(0));
+fn an_address_has_its_badges_and_gets_one_back_with_each_connection_that_ends() {
+    let badges = Arc::new(Badges::default());
+    let (one, two) = (block("192.0.2.1"), block("192.0.2.2"));
+    let first = badges.take(one, 2).expect("a badge");
+    let _second = badges.take(one, 2).expect("a badge");
+    assert!(badges.take(one, 2).is_none());
+    let other = badges.take(two, 2).expect("another one's badge");
+    drop(first);
+    let third = badges.take(one, 2).expect("a badge");
+    drop((other, third));
+    assert_eq!(badges.addresses(), 1);
+}
+
+#[test]
+fn badges_are_counted_right_over_many_threads() {
+    let (badges, most) = (Arc::new(Badges::default()), std::sync::atomic::AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 for _ in 0..5000 {
-                    let held: Vec<Seat> = (0..3).filter_map(|_| seats.take(Block::V4(1), 7)).collect();
+                    let held: Vec<Badge> = (0..3).filter_map(|_| badges.take(Block::V4(1), 7)).collect();
                     most.fetch_max(held.len(), std::sync::atomic::Ordering::Relaxed);
                 }
             });
         }
     });
     assert!(most.into_inner() > 0);
-    assert_eq!(seats.addresses(), 0, "nothing is left behind");
+    assert_eq!(badges.addresses(), 0, "nothing is left behind");
+}
+
+/// A flood of a second was told as the few refusals of its first tenth.
+#[test]
+fn everything_that_was_turned_away_is_told_also_when_it_has_stopped() {
+    let limiter = Limiter::default();
+    let start = Instant::now();
+    let refused = |requests| Turned { requests, ..Turned::default() };
+    let told =
+        |turned, seconds| limiter.due(turned, start + Duration::from_secs(seconds)).map(|turned| turned.requests);
+    assert_eq!(told(refused(0), 0), None, "nothing to tell");
+    assert_eq!(told(refused(3), 0), Some(3), "at once");
+    assert_eq!(told(refused(1000), 1), None);
+    assert_eq!(told(refused(0), 9), None);
+    assert_eq!(told(refused(0), 10), Some(1000), "nothing since, but what was not told");
+    assert_eq!(told(refused(0), 30), None);
+    assert_eq!(told(refused(7), 31), Some(7));
 }

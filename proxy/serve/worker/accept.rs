@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::super::conn;
-use super::super::limits::seats::Seat;
+use super::super::limits::badges::Badge;
 use super::super::listen::Manner;
 use super::Worker;
 use super::shed::Crowded;
@@ -22,12 +22,12 @@ pub(super) async fn accept(worker: Rc<Worker>, listener: TcpListener, manner: Rc
         match accepted {
             Ok((stream, client)) => {
                 exhausted = false;
-                let Some((stream, seat)) = worker.seated(stream, client, &manner) else { continue };
+                let Some((stream, badge)) = worker.let_in(stream, client, &manner) else { continue };
                 if worker.is_full() {
                     // Also served if the worker stops meanwhile: he is connected as far as he can tell.
                     worker.stop.run_until_cancelled(worker.room()).await;
                 }
-                conn::serve(worker.clone(), stream, client, manner.clone(), seat);
+                conn::serve(worker.clone(), stream, client, manner.clone(), badge);
             }
             Err(error) if is_client_noise(&error) => tracing::debug!("a client left while connecting: {error}"),
             Err(error) => {
@@ -52,8 +52,8 @@ fn accept_queued(worker: &Rc<Worker>, listener: TcpListener, manner: &Rc<Manner>
             Ok((stream, client)) => {
                 stream.set_nonblocking(true)?;
                 let stream = TcpStream::from_std(stream)?;
-                if let Some((stream, seat)) = worker.seated(stream, client, manner) {
-                    conn::serve(worker.clone(), stream, client, manner.clone(), seat);
+                if let Some((stream, badge)) = worker.let_in(stream, client, manner) {
+                    conn::serve(worker.clone(), stream, client, manner.clone(), badge);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -68,14 +68,14 @@ fn is_client_noise(error: &io::Error) -> bool {
 }
 
 impl Worker {
-    /// A client's socket and his seat; none when his address has too many, and he has been turned away.
-    fn seated(&self, stream: TcpStream, client: SocketAddr, manner: &Manner) -> Option<(TcpStream, Option<Seat>)> {
+    /// A client's socket and his badge; none when his address has too many, and he has been turned away.
+    fn let_in(&self, stream: TcpStream, client: SocketAddr, manner: &Manner) -> Option<(TcpStream, Option<Badge>)> {
         // A PROXY header is to say first who he is.
         if manner.proxy_header {
             return Some((stream, None));
         }
-        match self.seat(client.ip()) {
-            Ok(seat) => Some((stream, seat)),
+        match self.badge(client.ip()) {
+            Ok(badge) => Some((stream, badge)),
             Err(crowded) => {
                 self.clients.turned_away(Crowded::LABEL);
                 tracing::debug!(%client, reason = Crowded::LABEL, "connection turned away");

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use super::super::conn::Conn;
 use super::super::error::Reason;
-use super::super::limits::seats::Seat;
+use super::super::limits::badges::Badge;
 use super::super::limits::{Block, Turned};
 use super::{Limits, Worker};
 
@@ -28,14 +28,13 @@ impl Crowded {
 }
 
 impl Worker {
-    /// Puts limits into force.
+    /// Puts a new table's limits into force.
     pub(super) fn adopt(&self, limits: Limits) {
         let before = self.limits.replace(limits);
-        if before.rate != limits.rate {
-            self.buckets.replace(self.limiter.buckets(limits.rate));
-        }
-        if (before.per_address == 0) != (limits.per_address == 0) {
-            self.conns.borrow().iter().for_each(|(_, conn)| self.reseat(conn));
+        // Also where the rate is the same as before: workers that have seen another one in between share another table.
+        self.buckets.replace(self.limiter.buckets(limits.rate));
+        if before.per_address > 0 || limits.per_address > 0 {
+            self.conns.borrow().iter().for_each(|(_, conn)| self.recount(conn));
         }
     }
 
@@ -61,17 +60,17 @@ impl Worker {
         Err(Reason::RateLimited)
     }
 
-    /// A seat for one more connection of this client, where they are counted.
+    /// A badge for one more connection of this client, where they are counted.
     ///
     /// # Errors
     /// [`Crowded`].
-    pub fn seat(&self, client: IpAddr) -> Result<Option<Seat>, Crowded> {
+    pub fn badge(&self, client: IpAddr) -> Result<Option<Badge>, Crowded> {
         let most = self.limits.get().per_address;
         if most == 0 || !self.counts(client) {
             return Ok(None);
         }
-        if let Some(seat) = self.limiter.seats.take(client.into(), most) {
-            return Ok(Some(seat));
+        if let Some(badge) = self.limiter.badges.take(client.into(), most) {
+            return Ok(Some(badge));
         }
         let turned = self.turned.get();
         self.turned.set(Turned { connections: turned.connections + 1, last: Some(client), ..turned });
@@ -79,10 +78,15 @@ impl Worker {
     }
 
     /// Counts a connection that has begun under other limits, or counts it no more.
-    fn reseat(&self, conn: &Rc<Conn>) {
-        let client = conn.known().filter(|client| self.limits.get().per_address > 0 && self.counts(*client));
-        // Whoever is in may stay.
-        conn.sits(client.and_then(|client| self.limiter.seats.take(Block::from(client), usize::MAX)));
+    fn recount(&self, conn: &Rc<Conn>) {
+        // One that has yet to say whose it is will be asked for its badge then.
+        let Some(client) = conn.known() else { return };
+        let counts = self.limits.get().per_address > 0 && self.counts(client);
+        if counts != conn.has_badge() {
+            // Whoever is in may stay.
+            let badge = if counts { self.limiter.badges.take(Block::from(client), usize::MAX) } else { None };
+            conn.wears(badge);
+        }
     }
 
     /// Whether this client's connections are counted: those of a proxy are not one client's.
@@ -95,11 +99,13 @@ impl Worker {
         self.table.borrow_mut().load().limits.exempt.iter().any(|range| range.contains(&client))
     }
 
-    /// Tells operators what was turned away since the last sweep.
-    pub(super) fn tell_turned(&self) {
-        let turned = self.turned.take();
-        if turned.connections + turned.requests + turned.reclaimed > 0 {
-            self.limiter.tell(turned);
+    /// Looks after what all workers count together: tells operators what was turned away since the last sweep, and tidies
+    /// the buckets.
+    pub(super) fn sweep_limits(&self) {
+        let now = Instant::now();
+        self.limiter.tell(self.turned.take(), now);
+        if let Some(buckets) = &*self.buckets.borrow() {
+            buckets.tidy(self.limits.get().burst, now);
         }
     }
 }

@@ -22,9 +22,9 @@ impl Worker {
     fn sweep(&self) {
         self.clock.tick();
         let now = self.now();
-        let limits = Limits::new(&self.table.borrow_mut().load().limits, self.workers);
-        self.adopt(limits);
-        self.tell_turned();
+        self.compare();
+        let limits = self.limits();
+        self.sweep_limits();
         self.look_for_room();
         // What is stamped between two sweeps is stamped with the earlier one: nobody is charged for time he did not have.
         let charged = now.saturating_sub(SWEEP.as_millis() as u64);
@@ -44,6 +44,19 @@ impl Worker {
         }
     }
 
+    /// Adopts the limits of a table that was not seen before, and forgets backends that it does not name.
+    pub(super) fn compare(&self) {
+        let table = self.table.borrow_mut().load().clone();
+        if std::ptr::eq(self.compared.borrow().as_ptr(), Arc::as_ptr(&table)) {
+            return;
+        }
+        self.compared.replace(Arc::downgrade(&table));
+        self.adopt(Limits::new(&table.limits, self.workers));
+        for lane in self.lanes.borrow_mut().iter_mut() {
+            lane.take_if(|lane| table.owner(&lane.backend).is_none());
+        }
+    }
+
     /// Notes for each backend when its oldest stream began, for those who look from outside.
     fn note_oldest(&self) {
         let mut oldest: HashMap<usize, (Rc<Lane>, Instant)> = HashMap::new();
@@ -59,17 +72,10 @@ impl Worker {
         }
     }
 
-    /// Closes backend connections that have been idle for too long, and forgets backends that no table names: those can
-    /// only be when the table is another one than before.
+    /// Closes backend connections that have been idle for too long.
     fn sweep_lanes(&self, now: u64) {
         let mut table = self.table.borrow_mut();
         let table = table.load();
-        if !std::ptr::eq(self.compared.borrow().as_ptr(), Arc::as_ptr(table)) {
-            self.compared.replace(Arc::downgrade(table));
-            for lane in self.lanes.borrow_mut().iter_mut() {
-                lane.take_if(|lane| table.owner(&lane.backend).is_none());
-            }
-        }
         self.stock.sweep(|lane| match table.owner(&lane.backend) {
             Some(service) => lane.expire(now, millis(service.config.pool.idle)),
             // Requests may still have it; what they kept on it is of use to nobody.

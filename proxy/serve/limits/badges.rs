@@ -11,34 +11,34 @@ const SHARDS: usize = 64;
 
 /// Open connections by address. There are no more entries than connections.
 #[derive(Debug)]
-pub struct Seats {
+pub struct Badges {
     secret: RandomState,
     shards: [Mutex<HashMap<Block, usize>>; SHARDS],
 }
 
-/// One connection's place in its address's count, given up when dropped.
+/// One connection in its address's count, until it is dropped.
 #[derive(Debug)]
-pub struct Seat {
-    seats: Arc<Seats>,
+pub struct Badge {
+    badges: Arc<Badges>,
     block: Block,
 }
 
-impl Default for Seats {
+impl Default for Badges {
     fn default() -> Self {
-        Seats { secret: RandomState::new(), shards: std::array::from_fn(|_| Mutex::default()) }
+        Badges { secret: RandomState::new(), shards: std::array::from_fn(|_| Mutex::default()) }
     }
 }
 
-impl Seats {
+impl Badges {
     /// One more connection of this address, unless it has `most` already.
-    pub fn take(self: &Arc<Self>, block: Block, most: usize) -> Option<Seat> {
+    pub fn take(self: &Arc<Self>, block: Block, most: usize) -> Option<Badge> {
         let mut shard = self.shard(block);
         let taken = shard.entry(block).or_default();
         if *taken >= most {
             return None;
         }
         *taken += 1;
-        Some(Seat { seats: self.clone(), block })
+        Some(Badge { badges: self.clone(), block })
     }
 
     fn shard(&self, block: Block) -> MutexGuard<'_, HashMap<Block, usize>> {
@@ -54,9 +54,9 @@ impl Seats {
     }
 }
 
-impl Drop for Seat {
+impl Drop for Badge {
     fn drop(&mut self) {
-        let mut shard = self.seats.shard(self.block);
+        let mut shard = self.badges.shard(self.block);
         if let Some(taken) = shard.get_mut(&self.block) {
             *taken -= 1;
             if *taken == 0 {
