@@ -2,27 +2,25 @@
 //!
 //! `receive` learns who the client is and takes off TLS, then `http1` or `http2` speaks, then a tunnel may follow.
 //! What the libraries that speak do not know of is here: the connection keeps book of what moves, so that the worker's
-//! sweep can end those on which nothing does, and a request ends when its last byte has left the libraries' buffers.
+//! sweep can end those on which nothing does (by `orders`), and a request ends when its last byte has left the
+//! libraries' buffers (until then it is `flushing`).
 
+mod flushing;
 mod http1;
 mod http2;
+mod orders;
 mod parting;
 mod receive;
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use h2::SendStream;
 use http::HeaderValue;
 use tokio::net::TcpStream;
 
 use super::error::Reason;
-use super::flight::Guard;
 use super::headers;
 use super::limits::badges::Badge;
 use super::listen::Manner;
@@ -31,6 +29,8 @@ use super::sleeper::Sleeper;
 use super::socket::ClientSocket;
 use super::tunnel::Tunnel;
 use super::worker::Worker;
+use flushing::Flushing;
+use orders::Order;
 use parting::{LINGER, Parting, part};
 
 /// Whoever comes back within this many milliseconds sends one request after the other.
@@ -107,14 +107,6 @@ pub struct Conn {
     tunnel: RefCell<Option<Box<Tunnel>>>,
 }
 
-/// A request whose last frame is with the library that sends it.
-#[derive(Debug)]
-struct Flushing {
-    guard: Guard,
-    /// Its HTTP/2 stream, by which it can still be ended.
-    stream: Option<SendStream<Bytes>>,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// What comes before HTTP: a PROXY header, TLS, the preface of HTTP/2.
@@ -138,31 +130,6 @@ enum Parking {
     Due,
     /// Nothing is held but the socket: over HTTP/1.1.
     Parked,
-}
-
-/// What others want of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
-    /// End after the current answers.
-    Retire,
-    /// The head came too slowly: say so and end.
-    Refuse(Reason),
-    /// Another client needs the place: end, unless there is something to do.
-    Leave,
-    /// End now, in the middle of whatever it is.
-    Abort,
-}
-
-impl Order {
-    /// One that was given is not replaced by a lighter one.
-    fn weight(self) -> u8 {
-        match self {
-            Order::Leave => 0,
-            Order::Retire => 1,
-            Order::Refuse(_) => 2,
-            Order::Abort => 3,
-        }
-    }
 }
 
 impl Client {
@@ -251,22 +218,6 @@ impl Conn {
         }
     }
 
-    /// Has it leave to make room, if it is still idle since then.
-    pub fn leaves_for_another(&self, since: u64) -> bool {
-        let idle = self.phase.get() != Phase::Busy && self.since.get() == since && !self.leaving.get();
-        if idle {
-            self.leaving.set(true);
-            self.give(Order::Leave);
-        }
-        idle
-    }
-
-    /// It stays, because its client has just asked.
-    fn stays(&self, worker: &Worker) {
-        self.leaving.set(false);
-        worker.stays();
-    }
-
     /// A request has begun.
     pub fn begins(&self) {
         self.asked.set(true);
@@ -304,33 +255,9 @@ impl Conn {
         self.stalled.set(self.stalled.get() + 1);
     }
 
-    /// A request's last frame is with the library that sends it.
-    pub fn finishes(&self, guard: Guard) {
-        self.flushing.borrow_mut().push(Flushing { guard, stream: None });
-    }
-
-    /// Ends an HTTP/2 stream whose last frame waits for the client. Later, in its own task: the request goes with it.
-    pub fn condemns(&self, stream: u32) {
-        self.condemned.borrow_mut().push(stream);
-        self.sleeper.wake();
-    }
-
     /// What was asked for by an upgrade, once the answer has left.
     fn continues(&self, tunnel: Box<Tunnel>) {
         self.tunnel.replace(Some(tunnel));
-    }
-
-    /// Ends the connection now.
-    pub fn abort(&self) {
-        self.give(Order::Abort);
-    }
-
-    /// Ends the connection after its current answers; an idle one now, or when its client has been told.
-    pub fn retire(&self, now: u64) {
-        if self.retired.get().is_none() {
-            self.retired.set(Some(now));
-        }
-        self.give(Order::Retire);
     }
 
     /// Ends it if it has been waiting for the client for too long (limits in milliseconds).
@@ -356,35 +283,6 @@ impl Conn {
             self.parking.set(Parking::Due);
             self.sleeper.wake();
         }
-    }
-
-    fn give(&self, order: Order) {
-        if self.order.get().is_none_or(|given| given.weight() <= order.weight()) {
-            self.order.set(Some(order));
-        }
-        self.sleeper.wake();
-    }
-
-    /// What others want, for the task that asks now and is woken when they want something.
-    fn obey(&self, cx: &Context<'_>) -> Option<Order> {
-        self.sleeper.remember(cx);
-        self.order.take()
-    }
-
-    /// Waits for `work`, unless the connection is to end; the order is then what comes instead.
-    async fn unless_ended<T>(&self, work: impl Future<Output = T>) -> Result<T, Order> {
-        let mut work = pin!(work);
-        poll_fn(|cx| match self.obey(cx) {
-            Some(order @ (Order::Abort | Order::Leave | Order::Refuse(_))) => Poll::Ready(Err(order)),
-            // There is nothing yet that could be finished, or something that retires by itself.
-            Some(Order::Retire) | None => work.as_mut().poll(cx).map(|done| {
-                if self.retired.get().is_some() {
-                    self.give(Order::Retire);
-                }
-                Ok(done)
-            }),
-        })
-        .await
     }
 
     fn arrived(&self, now: u64) {
@@ -433,53 +331,6 @@ impl Conn {
         self.parking.set(Parking::Warm);
         self.still.set(false);
         self.lively.set(used && now.saturating_sub(self.since.get()) <= LIVELY);
-    }
-
-    /// Keeps the sending half of a stream whose last frame is with h2, so that it can still be reset.
-    fn holds(&self, stream: u32, sender: SendStream<Bytes>) {
-        if let Some(flushing) = self.flushing.borrow_mut().iter_mut().find(|flushing| flushing.is(stream)) {
-            flushing.stream = Some(sender);
-        }
-    }
-
-    /// The last frame of this stream has left.
-    fn flushed(&self, stream: u32) {
-        if let Some(Flushing { guard, .. }) = self.no_longer_flushing(stream) {
-            guard.finish();
-        }
-    }
-
-    /// The last frame of this stream will never leave.
-    fn lost(&self, stream: u32) {
-        drop(self.no_longer_flushing(stream));
-    }
-
-    /// The client takes what is left of this stream.
-    fn moves(&self, stream: u32) {
-        if let Some(flushing) = self.flushing.borrow().iter().find(|flushing| flushing.is(stream)) {
-            flushing.guard.touch();
-        }
-    }
-
-    /// Ends the streams that others have condemned.
-    fn reset_condemned(&self) {
-        for stream in self.condemned.take() {
-            if let Some(Flushing { stream: Some(mut sender), .. }) = self.no_longer_flushing(stream) {
-                sender.send_reset(h2::Reason::INTERNAL_ERROR);
-            }
-        }
-    }
-
-    fn no_longer_flushing(&self, stream: u32) -> Option<Flushing> {
-        let mut flushing = self.flushing.borrow_mut();
-        let at = flushing.iter().position(|flushing| flushing.is(stream))?;
-        Some(flushing.swap_remove(at))
-    }
-}
-
-impl Flushing {
-    fn is(&self, stream: u32) -> bool {
-        self.guard.stream_id() == stream
     }
 }
 

@@ -26,7 +26,10 @@ use super::super::forward::{self, Answer};
 use super::super::incoming::Incoming;
 use super::super::socket::ClientSocket;
 use super::super::worker::Worker;
-use super::{Conn, Flushing, Order, Over, Parting};
+use super::flushing::Flushing;
+use super::orders::Order;
+use super::parting::Parting;
+use super::{Conn, Over};
 
 /// hyper's buffers may grow to this, per connection and direction.
 const BUFFER: usize = 64 * 1024;

@@ -28,7 +28,9 @@ use super::super::pump::{Pump, Stopped};
 use super::super::socket::ClientSocket;
 use super::super::tunnel::StreamIo;
 use super::super::worker::Worker;
-use super::{Conn, Order, Parting, Phase};
+use super::orders::Order;
+use super::parting::Parting;
+use super::{Conn, Phase};
 
 /// Requests of one connection at once; more are refused, which clients take as "later".
 const STREAMS: u32 = 128;

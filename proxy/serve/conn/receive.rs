@@ -13,7 +13,8 @@ use super::super::proxy_protocol::{self, Parsed};
 use super::super::socket::{ClientSocket, Plain};
 use super::super::tls::{self, HandshakeFailure};
 use super::super::worker::{Crowded, RECLAIMED, Worker};
-use super::{Client, Conn, Order, Phase};
+use super::orders::Order;
+use super::{Client, Conn, Phase};
 
 /// A connection failed before a request could: the names stand in docs/failures.md.
 struct Fault {
