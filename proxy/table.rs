@@ -72,9 +72,7 @@ impl Service {
         if allow.is_empty() && deny.is_empty() {
             return true;
         }
-        let client = client.to_canonical();
-        let holds = |ranges: &[ipnet::IpNet]| ranges.iter().any(|range| range.contains(&client));
-        !holds(deny) && (allow.is_empty() || holds(allow))
+        !is_among(client, deny) && (allow.is_empty() || is_among(client, allow))
     }
 }
 
@@ -125,9 +123,12 @@ impl Table {
 
     /// Whether this address's word on who the client is counts.
     pub fn trusts(&self, address: IpAddr) -> bool {
-        // A socket that speaks IPv6 shows IPv4 addresses in a form of its own.
-        let address = address.to_canonical();
-        self.trusted.proxies.iter().any(|range| range.contains(&address))
+        is_among(address, &self.trusted.proxies)
+    }
+
+    /// Whether limits by address do not count this client.
+    pub fn exempts(&self, client: IpAddr) -> bool {
+        is_among(client, &self.limits.exempt)
     }
 
     /// The service this backend belongs to, unless another backend has its slot by now.
@@ -140,6 +141,12 @@ impl Table {
     pub fn service(&self, name: &ServiceName) -> Option<&Arc<Service>> {
         self.services.get(*self.names.get(name)?)
     }
+}
+
+fn is_among(address: IpAddr, ranges: &[ipnet::IpNet]) -> bool {
+    // A socket that speaks IPv6 shows IPv4 addresses in a form of its own.
+    let address = address.to_canonical();
+    ranges.iter().any(|range| range.contains(&address))
 }
 
 /// Hosts and path prefixes, indexed.

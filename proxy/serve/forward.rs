@@ -1,5 +1,5 @@
-//! One request, as readable steps: see who asks, and how often, refuse, send elsewhere, route, claim, rewrite, send (once more where
-//! that is safe), rewrite back, stream; or open a tunnel.
+//! One request, as readable steps: see who asks, and how often, refuse, send elsewhere, route, claim, rewrite, send (once
+//! more where that is safe), rewrite back, stream; or open a tunnel.
 
 use std::rc::Rc;
 
@@ -99,7 +99,7 @@ async fn exchange(
     // First of all, so that the log names the client of a refused request too.
     let client = headers::client(&head, &sender, |address| worker.trusts(address));
     guard.comes_from(client);
-    worker.admit(client, guard.started())?;
+    worker.take_token(client, guard.started())?;
     headers::refuse(&head)?;
     // Whatever service the host belongs to, if any, and before anybody is sent to TLS.
     if let Some(text) = headers::challenge(headers::path(&head)).and_then(|token| worker.challenges.to_request(token)) {

@@ -6,9 +6,10 @@ use super::{SWEEP, Worker};
 /// As many are looked for at once: a look passes all connections, and each new client needs one.
 const VICTIMS: usize = 1024;
 
-/// In milliseconds, how long an idle client may keep another one waiting; and one that has not yet asked to the end,
-/// unless most are such: then they are no clients.
+/// In milliseconds, how long a client must have been idle to leave for another one.
 const REST: u64 = 200;
+/// The same for one that has not yet asked to the end, and may only be slow. Where most are such they are no clients,
+/// and have no longer than the others.
 const PATIENCE: u64 = 1000;
 
 /// In milliseconds, how long a list of them is of use: others may have become idle for longer.

@@ -38,18 +38,11 @@ impl Worker {
         }
     }
 
-    /// Whether this client may ask once more.
+    /// Takes a token from this client's bucket, where requests are limited.
     ///
     /// # Errors
-    /// [`Reason::RateLimited`].
-    pub fn admit(&self, client: IpAddr, now: Instant) -> Result<(), Reason> {
-        if self.limits.get().rate == 0 {
-            return Ok(());
-        }
-        self.admit_limited(client, now)
-    }
-
-    fn admit_limited(&self, client: IpAddr, now: Instant) -> Result<(), Reason> {
+    /// [`Reason::RateLimited`]: there is none.
+    pub fn take_token(&self, client: IpAddr, now: Instant) -> Result<(), Reason> {
         let buckets = self.buckets.borrow();
         let Some(buckets) = &*buckets else { return Ok(()) };
         if self.exempts(client) || buckets.take(client.into(), self.limits.get().burst, now) {
@@ -95,8 +88,7 @@ impl Worker {
     }
 
     fn exempts(&self, client: IpAddr) -> bool {
-        let client = client.to_canonical();
-        self.table.borrow_mut().load().limits.exempt.iter().any(|range| range.contains(&client))
+        self.table.borrow_mut().load().exempts(client)
     }
 
     /// Looks after what all workers count together: tells operators what was turned away since the last sweep, and tidies
