@@ -10,9 +10,9 @@ use crate::site::Site;
 pub(crate) trait Row {
     fn about(&self) -> About;
 
-    /// Who takes part: whoever can do it, as its manual recommends it, without an access log.
+    /// Who takes part: whoever can do it, as its manual recommends it.
     fn takes(&self, who: &Who) -> bool {
-        !who.setup.log
+        who.is_usual()
     }
 
     /// Whether a single turn is enough: one that takes long, and begins with a participant started for it.

@@ -52,6 +52,8 @@ pub(crate) struct Setup {
     pub(crate) workers: u32,
     /// Whether it writes an access log, to a file.
     pub(crate) log: bool,
+    /// Whether it limits the requests of each address, more generously than anybody asks.
+    pub(crate) limited: bool,
     /// How many services there are, all with the same sockets.
     pub(crate) services: u32,
     /// The socket of a backend that takes websockets, at `/echo`.
@@ -63,7 +65,7 @@ pub(crate) struct Setup {
 /// The usual one.
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { workers: 2, log: false, services: 1, echo: None, changing: false }
+        Setup { workers: 2, log: false, limited: false, services: 1, echo: None, changing: false }
     }
 }
 
@@ -98,7 +100,9 @@ pub(crate) fn everybody(site: &Site, door: &Path, also: &[PathBuf]) -> anyhow::R
     let ourselves = std::env::current_exe()?;
     all.extend([Kind::Alone, Kind::Relay].map(|kind| Who::new(kind, ourselves.clone())));
     let logging: Vec<Who> = all.iter().filter(|who| who.kind.is_whole()).map(Who::with_log).collect();
+    let limited: Vec<Who> = all.iter().filter(|who| who.kind.is_ours()).map(Who::with_limit).collect();
     all.extend(logging);
+    all.extend(limited);
     Ok((all, missing))
 }
 
@@ -106,6 +110,11 @@ impl Kind {
     /// Whom bgproxy is compared with: nginx and HAProxy.
     pub(crate) fn is_rival(self) -> bool {
         matches!(self, Kind::Nginx | Kind::Haproxy)
+    }
+
+    /// Whether it is a build of bgproxy.
+    pub(crate) fn is_ours(self) -> bool {
+        matches!(self, Kind::Bgproxy | Kind::Other)
     }
 
     /// Whether it is a whole proxy: with TLS, HTTP/2, an access log.
@@ -144,6 +153,16 @@ impl Who {
     fn with_log(&self) -> Who {
         let name = format!("{}, access log", self.name);
         Who { name, setup: Setup { log: true, ..self.setup.clone() }, ..self.clone() }
+    }
+
+    fn with_limit(&self) -> Who {
+        let name = format!("{}, requests limited by address", self.name);
+        Who { name, setup: Setup { limited: true, ..self.setup.clone() }, ..self.clone() }
+    }
+
+    /// Whether it is set up as its manual recommends it: without an access log or limits by address.
+    pub(crate) fn is_usual(&self) -> bool {
+        !self.setup.log && !self.setup.limited
     }
 
     /// Starts it as `self.setup` says.

@@ -84,7 +84,7 @@ impl Row for Clear {
     }
 
     fn takes(&self, who: &Who) -> bool {
-        who.setup.log == self.log
+        if self.log { who.setup.log } else { who.is_usual() }
     }
 
     fn turn(&self, _: &Site, participant: &Participant, seconds: u32) -> anyhow::Result<Turn> {

@@ -70,7 +70,7 @@ impl Row for Idle {
     }
 
     fn takes(&self, who: &Who) -> bool {
-        !who.setup.log && who.kind.is_whole()
+        who.is_usual() && who.kind.is_whole()
     }
 
     fn is_once(&self) -> bool {

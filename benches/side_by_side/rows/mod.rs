@@ -3,6 +3,7 @@
 mod clear;
 mod idle;
 mod latency;
+mod limits;
 mod memory;
 mod secure;
 mod services;
@@ -19,6 +20,7 @@ pub(crate) fn all() -> Vec<Box<dyn Row>> {
     all.extend(secure::all());
     all.extend(latency::all());
     all.extend(websocket::all());
+    all.extend(limits::all());
     all.push(Box::new(memory::Busy));
     all.extend(idle::all());
     all.extend(switching::all());

@@ -52,7 +52,7 @@ impl Row for Secure {
     }
 
     fn takes(&self, who: &Who) -> bool {
-        who.kind.is_whole() && !who.setup.log
+        who.is_usual() && who.kind.is_whole()
     }
 
     fn turn(&self, site: &Site, participant: &Participant, seconds: u32) -> anyhow::Result<Turn> {

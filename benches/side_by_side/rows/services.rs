@@ -52,7 +52,7 @@ impl Row for Services {
     }
 
     fn takes(&self, who: &Who) -> bool {
-        !who.setup.log && who.kind.has_workers()
+        who.is_usual() && who.kind.has_workers()
     }
 
     fn is_once(&self) -> bool {

@@ -30,7 +30,7 @@ impl Row for Starting {
     }
 
     fn takes(&self, who: &Who) -> bool {
-        !who.setup.log && who.kind.is_whole()
+        who.is_usual() && who.kind.is_whole()
     }
 
     fn turn(&self, site: &Site, participant: &Participant, _: u32) -> anyhow::Result<Turn> {

@@ -39,7 +39,7 @@ impl Row for Messages {
     }
 
     fn takes(&self, who: &Who) -> bool {
-        !who.setup.log && who.kind.is_whole()
+        who.is_usual() && who.kind.is_whole()
     }
 
     fn turn(&self, site: &Site, participant: &Participant, seconds: u32) -> anyhow::Result<Turn> {

@@ -32,7 +32,7 @@ impl Row for Workers {
     }
 
     fn takes(&self, who: &Who) -> bool {
-        !who.setup.log && who.kind.has_workers()
+        who.is_usual() && who.kind.has_workers()
     }
 
     fn turn(&self, site: &Site, participant: &Participant, seconds: u32) -> anyhow::Result<Turn> {
