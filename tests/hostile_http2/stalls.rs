@@ -8,7 +8,7 @@ use crate::harness::fake::ok;
 use crate::harness::raw_http2::{
     END_STREAM, INITIAL_WINDOW_SIZE, PREFACE, code, fields, headers, settings, window_update,
 };
-use crate::harness::{Act, DEADLINE, Fake, RawHttp2, wait_until};
+use crate::harness::{Act, DEADLINE, Fake, RawHttp2, pace, wait_until};
 
 use super::{BIG, one_worker, site, turned_away, wait_failed};
 
@@ -188,6 +188,23 @@ fn a_preface_that_comes_byte_by_byte_is_one() {
     }
     assert_eq!(client.answer(1).status, 200);
     drop(client);
+    door.quiet();
+}
+
+/// The reader of HTTP/1.1 gives up within the preface: after 12 bytes if the next two have not come yet. Then a client
+/// was answered 400 in HTTP/1.1: one of a hundred that send it byte by byte.
+#[test]
+fn a_preface_in_two_parts_is_one_wherever_it_is_cut() {
+    let (door, _blue) = one_worker().before(site);
+    for cut in 1..PREFACE.len() {
+        let mut client = RawHttp2::silent(door.addr());
+        client.send(&PREFACE[..cut]);
+        // Until the door has read so far.
+        pace(Duration::from_millis(20));
+        client.send([&PREFACE[cut..], &settings(&[]), &headers(1, &fields("GET", "/", &[]), END_STREAM)].concat());
+        client.read_until_over(1);
+        assert_eq!(client.so_far(1).status, 200, "cut after {cut} bytes");
+    }
     door.quiet();
 }
 

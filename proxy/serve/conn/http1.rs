@@ -37,8 +37,9 @@ const BUFFER: usize = 64 * 1024;
 /// What is read of a head before hyper reads.
 const FIRST: usize = 8 * 1024;
 
-/// What an HTTP/2 client says first (RFC 9113, section 3.4), as far as hyper reads before it gives up.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+/// What an HTTP/2 client says first (RFC 9113, section 3.4), as far as hyper needs to read to give up. Whether the rest
+/// is right is for h2 to say.
+const PREFACE: &[u8] = b"PRI * HTTP/2";
 
 /// Speaks HTTP/1.1 until it is over.
 pub(super) async fn speak(worker: &Rc<Worker>, conn: &Rc<Conn>, mut socket: ClientSocket) -> Over {
