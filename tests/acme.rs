@@ -4,11 +4,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bgproxy_conf::wire::AcmeStatus;
 use rustls::pki_types::CertificateDer;
 use serde_json::json;
 
-use crate::harness::acme::{Acme, Settings};
+use crate::harness::acme::{Acme, PATIENCE, Settings, host, wait_certificate, wait_fault};
 use crate::harness::load::{Plan, Speaks};
 use crate::harness::raw::request;
 use crate::harness::site::Pair;
@@ -16,35 +15,8 @@ use crate::harness::{DEADLINE, Door, Fake, Kind, Raw, Trust, tell, wait_for, wai
 
 const HOST: &str = "portal.test";
 
-/// A program in Python takes its time to start where many tests run at once.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// After four seconds of a day.
 const AT_ONCE: Settings = Settings { days: 1, renew: Some(0.005), domain: "test" };
-
-fn host(door: &Door, name: &str) -> AcmeStatus {
-    let found = door.status().acme.into_iter().find(|one| one.host.to_string() == name);
-    found.unwrap_or_else(|| panic!("no {name} in the status"))
-}
-
-/// Waits until the host's certificate is there, and nothing is wrong with it.
-#[track_caller]
-fn wait_certificate(door: &Door, name: &str) {
-    wait_for(&format!("a certificate for {name}"), PATIENCE, || match host(door, name) {
-        AcmeStatus { in_use: true, fault: None, .. } => Ok(()),
-        other => Err(format!("{other:?}\n{}", door.log())),
-    });
-}
-
-/// Waits until the last try for the host's certificate has failed; why.
-#[track_caller]
-fn wait_fault(door: &Door, name: &str, part: &str) -> AcmeStatus {
-    wait_for(&format!("a fault with {part:?}"), PATIENCE, || {
-        let status = host(door, name);
-        let is_it = status.fault.as_ref().is_some_and(|fault| fault.contains(part));
-        if is_it { Ok(status) } else { Err(format!("{status:?}")) }
-    })
-}
 
 fn shown(door: &Door, trust: &Trust) -> Option<CertificateDer<'static>> {
     Raw::try_connect_tls(door.addr(), trust).ok()?.server_certificate()

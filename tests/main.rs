@@ -83,6 +83,9 @@ mod certificates;
 // Certificates that the door fetches and renews by itself.
 mod acme;
 
+// What an authority can do that means harm: withhold a certificate, and nothing else.
+mod rogues;
+
 // What people read from the two binaries, word for word.
 mod commands;
 

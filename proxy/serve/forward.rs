@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, Version, header, request, response};
+use http::{HeaderValue, Method, StatusCode, Version, header, request, response};
 use hyper::body::Body as _;
 use hyper::{Request, Response};
 
@@ -102,7 +102,10 @@ async fn exchange(
     worker.take_token(client, guard.started())?;
     headers::refuse(&head)?;
     // Whatever service the host belongs to, if any, and before anybody is sent to TLS.
-    if let Some(text) = headers::challenge(headers::path(&head)).and_then(|token| worker.challenges.to_request(token)) {
+    if let Some(token) = headers::challenge(headers::path(&head))
+        && let Some(text) = worker.challenges.to_request(token)
+        && matches!(head.method, Method::GET | Method::HEAD)
+    {
         return Ok(Outcome::Proves(text));
     }
     let secure = headers::is_secure(&head, &sender);

@@ -5,12 +5,17 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use bgproxy_conf::wire::AcmeStatus;
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::door::Builder;
-use super::{Authority, Door, Process, Trust, must, temp_dir};
+use super::{Authority, Door, Process, Trust, must, temp_dir, wait_for};
+
+/// A program in Python takes its time to start where many tests run at once.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where `tests/install` puts it.
 const PYTHON: &str = "/usr/local/lib/bgproxy-tests/acme/bin/python";
@@ -182,12 +187,35 @@ impl Acme {
 impl Builder {
     /// Gets certificates for these hosts from this authority; its first listener speaks TLS, the second one is in clear.
     pub(crate) fn acme(self, acme: &Acme, hosts: &[&str]) -> Builder {
-        let listeners = json!([{ "address": "127.0.0.1:0", "tls": true }, { "address": "127.0.0.1:0" }]);
-        self.set("listen", listeners)
-            .set("acme.hosts", json!(hosts))
-            .set("acme.terms_agreed", true)
+        self.wants(hosts)
             .set("acme.email", "hostmaster@portal.test")
             .set("acme.directory", acme.directory())
             .set("acme.ca", acme.ca().to_str().expect("a readable path"))
     }
+}
+
+/// What the door says about a host.
+#[track_caller]
+pub(crate) fn host(door: &Door, name: &str) -> AcmeStatus {
+    let found = door.status().acme.into_iter().find(|one| one.host.to_string() == name);
+    found.unwrap_or_else(|| panic!("no {name} in the status"))
+}
+
+/// Waits until the host's certificate is there, and nothing is wrong with it.
+#[track_caller]
+pub(crate) fn wait_certificate(door: &Door, name: &str) {
+    wait_for(&format!("a certificate for {name}"), PATIENCE, || match host(door, name) {
+        AcmeStatus { in_use: true, fault: None, .. } => Ok(()),
+        other => Err(format!("{other:?}\n{}", door.log())),
+    });
+}
+
+/// Waits until the last try for the host's certificate has failed; why.
+#[track_caller]
+pub(crate) fn wait_fault(door: &Door, name: &str, part: &str) -> AcmeStatus {
+    wait_for(&format!("a fault with {part:?}"), PATIENCE, || {
+        let status = host(door, name);
+        let is_it = status.fault.as_ref().is_some_and(|fault| fault.contains(part));
+        if is_it { Ok(status) } else { Err(format!("{status:?}")) }
+    })
 }

@@ -13,6 +13,7 @@
 //! - [`others`]: nginx and HAProxy as a test wants them, clients and servers in Python
 //! - [`strict`]: reads what a backend was sent as the strictest of backends would
 //! - [`acme`]: acme2certifier, an authority that gives certificates to whoever proves that a host is its own
+//! - [`rogue`]: an authority that means harm, or is out of order
 //! - [`Load`]: many keep-alive clients that check and remember every answer, in each protocol ([`load::Plan`])
 //! - [`Authority`] signs certificates, [`Trust`] is a client's in it
 //! - [`http2::Http2`]: a client that speaks HTTP/2
@@ -34,6 +35,7 @@ pub(crate) mod others;
 pub(crate) mod process;
 pub(crate) mod raw;
 pub(crate) mod raw_http2;
+pub(crate) mod rogue;
 pub(crate) mod site;
 pub(crate) mod strict;
 pub(crate) mod tally;
