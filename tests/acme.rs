@@ -249,6 +249,13 @@ fn an_authority_that_puts_us_off_is_left_alone() {
     wait_until("the second host", DEADLINE, || door.status().acme.len() == 2);
     wait_fault(&door, "b.test", "");
     assert_eq!((host(&door, HOST).failures, authority.requests().len()), (1, 2));
+
+    // Nor does a restart try, and the reload after it tries no more than the one before.
+    door.restart();
+    door.configure("acme.hosts", json!([HOST, "b.test", "c.test"]));
+    wait_until("the third host", DEADLINE, || door.status().acme.len() == 3);
+    wait_fault(&door, "c.test", "");
+    assert_eq!((host(&door, HOST).failures, host(&door, "b.test").failures, authority.requests().len()), (1, 1, 3));
 }
 
 #[test]
@@ -331,9 +338,10 @@ fn a_kill_in_the_midst_of_an_order_leaves_the_old_certificate_or_the_new_one() {
     for place in ["acme_ordered", "acme_posted", "acme_before_keep", "acme_after_keep"] {
         let before = shown(&door, &acme.trust(HOST)).unwrap();
         door.terminate();
-        // Of another authority: so the next one is asked for at once.
+        // Of another authority, and nothing failed before: so the next one is asked for at once.
         let text = std::fs::read_to_string(pem(&door, HOST)).unwrap();
         std::fs::write(pem(&door, HOST), text.replace("Authority: ", "Authority: not ")).unwrap();
+        let _ = std::fs::remove_file(pem(&door, HOST).with_file_name("setbacks.json"));
         acme.looks_nowhere();
         door.set_env("BGPROXY_FAILPOINT", Some(place));
         door.spawn();
@@ -349,7 +357,7 @@ fn a_kill_in_the_midst_of_an_order_leaves_the_old_certificate_or_the_new_one() {
         let after = shown(&door, &acme.trust(HOST)).expect("a certificate that fits its key");
         assert_eq!(after == before, place != "acme_after_keep", "{place}");
         let left = std::fs::read_dir(door.state_dir().join("acme")).unwrap().count();
-        assert_eq!(left, 2, "{place}: an account and a certificate");
+        assert_eq!(left, 3, "{place}: an account, a certificate, and what failed");
         acme.restart(|_| ());
     }
     assert_eq!(acme.accounts(), 1);

@@ -1,14 +1,281 @@
 //! Authorities that mean harm or are out of order, disks that fail, and strangers at the door: they can withhold a
 //! certificate, and nothing else.
 
-use serde_json::json;
+use std::fs;
+use std::sync::{Arc, Mutex};
 
+use serde_json::{Value, json};
+
+use crate::harness::acme::{Acme, Settings, host, wait_certificate, wait_fault};
+use crate::harness::fake::Act;
 use crate::harness::http2::{Http2, runtime};
 use crate::harness::raw::request;
-use crate::harness::rogue::{Rogue, TOKEN};
-use crate::harness::{Authority, DEADLINE, Door, Fake, Raw, Trust, wait_until};
+use crate::harness::rogue::{Rogue, TOKEN, answer};
+use crate::harness::{Authority, DEADLINE, Door, Fake, Raw, Trust, wait_for, wait_until};
 
 const HOST: &str = "portal.test";
+
+fn reload(door: &Door) {
+    assert_eq!(door.post("/v1/reload", json!({})).status(), 200);
+}
+
+fn problem(kind: &str, detail: &str) -> Value {
+    json!({ "type": format!("urn:ietf:params:acme:error:{kind}"), "detail": detail })
+}
+
+fn say(status: &str, headers: &str, body: &Value) -> Vec<Act> {
+    vec![Act::Say(answer(status, headers, body))]
+}
+
+fn page(status: &str, headers: &str) -> Vec<Act> {
+    vec![Act::Say(format!("HTTP/1.1 {status}\r\n{headers}Content-Length: 6\r\n\r\n<html>").into_bytes())]
+}
+
+// === what it answers ===
+
+/// A redirect, a page of HTML and a proxy's error were all told as "expected value at line 1 column 1"; a number in
+/// Retry-After that no clock can hold, and a nonce from nowhere, were panics of ours.
+#[test]
+fn whatever_an_authority_answers_is_told_in_a_line_and_disturbs_nobody() {
+    type Odd = (&'static str, Vec<Act>);
+    let odd: Arc<Mutex<Odd>> = Arc::new(Mutex::new(("/directory", page("200 OK", ""))));
+    let rogue = Rogue::start({
+        let odd = odd.clone();
+        move |path| {
+            let (at, acts) = &*odd.lock().unwrap();
+            (*at == path).then(|| acts.clone())
+        }
+    });
+    let own = Authority::new();
+    let builder = Door::builder().rogue(&rogue, &[HOST]);
+    let files = own.server(&[HOST]).write(&builder.dir().join("own"));
+    let (door, _blue) = builder.set("certificate", json!([files])).before(Fake::echoes);
+    let before = wait_fault(&door, HOST, "its answer is not what ACME prescribes").failures;
+    assert_eq!(before, 1);
+
+    let endless = b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999\r\n\r\n".to_vec();
+    let shouting = format!("a\nb\u{1b}[2J{}", "!".repeat(300_000));
+    let stranger = own.server(&[HOST]).cert;
+    let chain = |pem: &str| {
+        vec![Act::Say(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{pem}", pem.len()).into_bytes())]
+    };
+    let urls = |nonce: &str, order: &str| {
+        let rest = "https://localhost:1/";
+        say("200 OK", "", &json!({ "newNonce": nonce, "newOrder": order, "newAccount": rest }))
+    };
+    let far = "Retry-After: 18446744073709551615\r\n";
+    let ready = json!({ "status": "ready", "authorizations": [], "finalize": "ftp://nowhere" });
+    let no_url = "is not a URL over HTTPS; see whether `acme.directory` is";
+    let cases: Vec<(&str, Vec<Act>, &str)> = vec![
+        (
+            "/directory",
+            page("301 Moved Permanently", "Location: https://else.test/\r\n"),
+            "301 Moved Permanently, and names \"https://else.test/\"",
+        ),
+        (
+            "/directory",
+            page("502 Bad Gateway", ""),
+            "it answers 502 Bad Gateway; see whether `acme.directory` is right",
+        ),
+        ("/directory", page("404 Not Found", ""), "it answers 404 Not Found"),
+        ("/directory", vec![Act::FinishSending], "it answers 502 Bad Gateway"),
+        ("/directory", vec![Act::Say(endless), Act::Flood], "its answer cannot be read: length limit exceeded"),
+        ("/directory", say("200 OK", "", &Value::String("[".repeat(100_000))), "not what ACME prescribes"),
+        ("/directory", urls("no nonce \u{1}", "https://localhost:1/"), no_url),
+        ("/directory", urls("http://localhost:1/", "https://localhost:1/"), no_url),
+        ("/nonce", vec![Act::Say(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec())], "no nonce found"),
+        ("/account", say("200 OK", "", &json!({})), "missing data"),
+        ("/order", say("400 Bad Request", "", &problem("badNonce", "again")), "again (badNonce)"),
+        ("/order", say("403 Forbidden", "", &problem("rejectedIdentifier", &shouting)), "a b [2J!!!"),
+        (
+            "/order",
+            say("403 Forbidden", "", &problem("unauthorized", "deactivated")),
+            "the authority refuses our account: deactivated (unauthorized); if it was",
+        ),
+        ("/order", say("201 Created", "", &ready), "no order URL found"),
+        (
+            "/authz",
+            say(
+                "200 OK",
+                "",
+                &json!({ "identifier": { "type": "dns", "value": HOST }, "status": "revoked", "challenges": [] }),
+            ),
+            "the order is revoked",
+        ),
+        ("/order/1", say("200 OK", far, &ready), no_url),
+        ("/finalize", say("403 Forbidden", "", &problem("badCSR", "no")), "no (badCSR)"),
+        (
+            "/cert",
+            chain("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+            "what the authority gave cannot be used: certificate 1 in it is damaged",
+        ),
+        ("/cert", chain("hello"), "there is no certificate in it"),
+        ("/cert", chain(&stranger.repeat(200)), "more than clients take"),
+        ("/cert", chain(&stranger), "the private key in it does not belong to the certificate"),
+    ];
+    let all = cases.len();
+    for (nth, (path, acts, told)) in cases.into_iter().enumerate() {
+        *odd.lock().unwrap() = (path, acts);
+        reload(&door);
+        let status = wait_for(&format!("a fault of {path}, {told:?}"), DEADLINE, || match host(&door, HOST) {
+            status if status.failures == nth as u32 + 2 => Ok(status),
+            status => Err(format!("{status:?}")),
+        });
+        let fault = status.fault.unwrap();
+        assert!(fault.contains(told), "{path}: {fault}");
+        assert!(fault.len() < 700 && !fault.contains(char::is_control) && fault.contains("; "), "{path}: {fault}");
+        assert!(!status.in_use);
+    }
+    let metrics = door.metrics();
+    assert_eq!(metrics.sum("bgproxy_panics_total", &[]), 0.0);
+    assert_eq!(metrics.sum("bgproxy_acme_orders_total", &[("outcome", "failed")]), all as f64 + 1.0);
+    assert_eq!(rogue.asked("/account"), 2, "one that went wrong, and one that is kept");
+    let mut client = Raw::connect_tls(door.addr(), &Trust::of(&own, HOST));
+    assert_eq!(client.send(request("GET", "/", &[("Host", HOST)], b"")).response().status, 200);
+    assert!(!door.state_dir().join("acme").join(format!("{HOST}.pem")).exists());
+}
+
+/// It was taken for the new certificate, and every client refused it.
+#[test]
+fn a_certificate_of_another_time_does_not_replace_the_one_in_use() {
+    let library = crate::harness::tools::faketime();
+    let env = [("LD_PRELOAD", library.to_str().unwrap()), ("FAKETIME", "-100d"), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
+    let (first, past) = (Acme::start(Settings::default()), Acme::start_with(Settings::default(), &env));
+    let (mut door, _blue) = Door::builder().acme(&first, &[HOST]).before(Fake::echoes);
+    first.looks_at(&door);
+    past.looks_at(&door);
+    wait_certificate(&door, HOST);
+    door.configure("acme.ca", past.ca().to_str().unwrap());
+    door.configure("acme.directory", past.directory());
+    reload(&door);
+    let status = wait_fault(&door, HOST, "which is not now; see whether this host's clock is right");
+    assert!(status.in_use);
+    assert!(Raw::try_connect_tls(door.addr(), &first.trust(HOST)).is_ok());
+    door.restart();
+    assert!(Raw::try_connect_tls(door.addr(), &first.trust(HOST)).is_ok(), "nor on disk");
+}
+
+// === restarts and reloads ===
+
+fn refuses(path: &str) -> Option<Vec<Act>> {
+    (path == "/order").then(|| say("500 Internal Server Error", "", &problem("serverInternal", "not well")))
+}
+
+/// Each of them asked at once.
+#[test]
+fn restarts_do_not_hurry_an_authority_but_a_reload_does() {
+    let rogue = Rogue::start(refuses);
+    let (mut door, _blue) = Door::builder().rogue(&rogue, &[HOST]).before(Fake::echoes);
+    let before = wait_fault(&door, HOST, "not well (serverInternal)");
+    for _ in 0..3 {
+        door.kill9();
+        door.restart();
+        let status = host(&door, HOST);
+        assert_eq!((status.failures, &status.fault), (1, &before.fault));
+        door.wait_log("no new certificate before the restart: not well (serverInternal)");
+    }
+    assert_eq!(door.metrics().sum("bgproxy_acme_hosts_failing", &[]), 1.0);
+    assert_eq!(rogue.asked("/order"), 1);
+
+    // The clock was ten years ahead when it failed.
+    door.terminate();
+    let path = door.state_dir().join("acme/setbacks.json");
+    let mut setbacks: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for key in ["since", "until"] {
+        let at = setbacks[HOST][key].as_u64().unwrap();
+        setbacks[HOST][key] = json!(at + 10 * 365 * 86_400);
+    }
+    fs::write(&path, setbacks.to_string()).unwrap();
+    door.restart();
+    let next = humantime::parse_rfc3339(&host(&door, HOST).next.unwrap()).unwrap();
+    assert!(next.duration_since(std::time::SystemTime::now()).unwrap().as_secs() <= 361, "{next:?}");
+
+    reload(&door);
+    wait_until("a second failure", DEADLINE, || host(&door, HOST).failures == 2);
+    assert_eq!(rogue.asked("/order"), 2);
+
+    // What is damaged is as good as none.
+    door.terminate();
+    fs::write(&path, "{").unwrap();
+    door.restart();
+    door.wait_log("what failed before is not known");
+    wait_until("a third try", DEADLINE, || rogue.asked("/order") == 3);
+}
+
+#[test]
+fn whoever_is_killed_while_it_asks_has_tried() {
+    let rogue = Rogue::start(|path| (path == "/order").then(|| vec![Act::Stay]));
+    let (mut door, _blue) = Door::builder().rogue(&rogue, &[HOST]).before(Fake::echoes);
+    for _ in 0..3 {
+        wait_until("an order", DEADLINE, || rogue.asked("/order") == 1);
+        door.kill9();
+        door.restart();
+        let status = host(&door, HOST);
+        assert!(status.fault.unwrap().starts_with("bgproxy ended while it was asking; "));
+        assert_eq!(status.failures, 1);
+    }
+    assert_eq!(rogue.asked("/order"), 1);
+}
+
+#[test]
+fn a_reload_ends_an_order_that_nobody_wants_any_more() {
+    let rogue = Rogue::start(|path| (path == "/order").then(|| vec![Act::Stay]));
+    let (mut door, _blue) = Door::builder().rogue(&rogue, &[HOST, "b.test"]).before(Fake::echoes);
+    wait_until("an order", DEADLINE, || rogue.asked("/order") == 1);
+    // One that still wants it changes nothing.
+    reload(&door);
+    door.configure("acme.hosts", json!(["b.test"]));
+    reload(&door);
+    wait_until("the other order", DEADLINE, || rogue.asked("/order") == 2);
+    door.wait_log("this certificate is not asked for any more");
+    let status = door.status().acme;
+    assert_eq!((status.len(), status[0].failures), (1, 0), "{status:?}");
+}
+
+// === disks ===
+
+#[test]
+fn a_disk_that_takes_nothing_is_told_and_the_authority_is_left_alone() {
+    let acme = Acme::start(Settings::default());
+    let door = Door::builder().acme(&acme, &[HOST]).door();
+    fs::write(door.state_dir().join("acme"), "no directory").unwrap();
+    let _blue = Fake::echoes(door.dir().join("blue.sock"));
+    let mut door = door;
+    door.restart();
+    acme.looks_at(&door);
+    let fault = wait_fault(&door, HOST, "cannot").fault.unwrap();
+    assert!(fault.contains("Not a directory") && fault.contains("must be able to write into `state.dir`"), "{fault}");
+    assert_eq!((acme.orders(), acme.accounts()), (0, 0));
+    fs::remove_file(door.state_dir().join("acme")).unwrap();
+    reload(&door);
+    wait_certificate(&door, HOST);
+}
+
+/// It was thrown away, and asked for again and again, until the authority gave no more of them.
+#[test]
+fn a_certificate_that_cannot_be_kept_is_in_use_and_not_asked_for_again() {
+    let acme = Acme::start(Settings::default());
+    let door = Door::builder().acme(&acme, &[HOST]).door();
+    let place = door.state_dir().join("acme").join(format!("{HOST}.pem"));
+    fs::create_dir_all(place.join("in the way")).unwrap();
+    let _blue = Fake::echoes(door.dir().join("blue.sock"));
+    let mut door = door;
+    door.restart();
+    acme.looks_at(&door);
+    let status = wait_fault(&door, HOST, "it is in use, but only until a restart: cannot replace");
+    assert!(status.in_use);
+    assert!(Raw::try_connect_tls(door.addr(), &acme.trust(HOST)).is_ok());
+    reload(&door);
+    wait_until("another try", DEADLINE, || host(&door, HOST).failures == 2);
+    fs::remove_dir_all(&place).unwrap();
+    reload(&door);
+    wait_certificate(&door, HOST);
+    assert!(place.is_file());
+    assert_eq!(acme.orders(), 1);
+    assert_eq!(door.metrics().sum("bgproxy_acme_orders_total", &[("outcome", "failed")]), 0.0);
+    door.restart();
+    assert!(Raw::try_connect_tls(door.addr(), &acme.trust(HOST)).is_ok());
+}
 
 // === strangers ===
 

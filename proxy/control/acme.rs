@@ -1,36 +1,40 @@
 //! Who fetches certificates from an authority, and renews them in time? The keeper: one task that asks for one
 //! certificate after the other, and tells the switchboard what came of it.
 //!
-//! `order` is one certificate's way, over `https`; `renewal` says when it is time, by the clock on the wall, which
-//! is looked at again and again because it may be set; `kept` is what is on disk, and `fault` what went wrong. A
-//! certificate that cannot be renewed stays in use, and a host without one has no other use of this task than to ask
-//! again, more seldom each time. A reload asks at once, unless it was the authority that put us off.
+//! `wanted` is what the configuration asks for, `charge` what is known about one host; `order` is one certificate's way,
+//! over `https`; `renewal` says when it is time, by the clock on the wall, which is looked at again and again because it
+//! may be set; `kept` is what is on disk, and `fault` what went wrong. A certificate that cannot be renewed stays in use, and is asked for again, more seldom
+//! each time, over restarts too. A reload asks at once, unless it was the authority that put us off.
 
+mod charge;
 mod fault;
 mod https;
 mod kept;
 mod order;
 mod renewal;
+mod wanted;
 
+use std::future::{Future, pending};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bgproxy_conf::wire::AcmeStatus;
-use bgproxy_conf::{Acme, Challenge, Config, Host};
-use instant_acme::ChallengeType;
+use bgproxy_conf::{Acme, Host};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::certificates::{now, written};
+use super::certificates::written;
+use super::failpoint;
 use super::operate::News;
 use crate::certificates::Certificate;
 use crate::challenges::Challenges;
+use charge::Charge;
 use fault::Fault;
-use kept::{Fetched, Kept};
-use order::{Authority, Wish};
-use renewal::Window;
+use kept::{Fetched, Kept, Pem, Setback, Setbacks};
+use order::{Authority, Wish, on_disk};
+pub use wanted::Wanted;
 
 /// How often the clock is looked at.
 const LOOK: Duration = Duration::from_secs(10);
@@ -40,37 +44,6 @@ const PATIENCE: Duration = Duration::from_secs(180);
 
 /// An authority that was not reached when it was asked for its suggestions is asked again after this.
 const ASK_AGAIN: Duration = Duration::from_secs(60 * 60);
-
-/// What is wanted; another one after each reload.
-#[derive(Debug, Clone)]
-pub struct Wanted {
-    config: Acme,
-    /// Where an authority can look.
-    by_request: bool,
-    by_handshake: bool,
-}
-
-impl Wanted {
-    /// What this configuration wants.
-    pub fn of(config: &Config) -> Wanted {
-        let can = |challenge| config.listen.iter().any(|listen| listen.answers(challenge));
-        Wanted {
-            config: config.acme.clone(),
-            by_request: can(Challenge::Http01),
-            by_handshake: can(Challenge::TlsAlpn01),
-        }
-    }
-
-    /// Where both ways are open, by turns.
-    fn challenge(&self, failures: u32) -> ChallengeType {
-        let by_handshake = match self.config.challenge {
-            Challenge::Http01 => false,
-            Challenge::TlsAlpn01 => true,
-            Challenge::Auto => self.by_handshake && (!self.by_request || failures % 2 == 1),
-        };
-        if by_handshake { ChallengeType::TlsAlpn01 } else { ChallengeType::Http01 }
-    }
-}
 
 /// What the switchboard is told: all that there is, each time.
 #[derive(Debug)]
@@ -102,24 +75,12 @@ pub struct Keeper {
     charges: Vec<Charge>,
 }
 
-/// A host, and the certificate that is kept for it.
-#[derive(Debug)]
-struct Charge {
-    host: Host,
-    fetched: Option<Fetched>,
-    /// When it is to be renewed, in seconds since 1970.
-    renew_at: u64,
-    /// What the authority suggested last.
-    window: Option<Window>,
-    /// When the authority is asked for its suggestion.
-    ask_at: Instant,
-    /// In a row.
-    failures: u32,
-    /// After a failure: nothing is tried before this.
-    try_at: Option<Instant>,
-    /// Whether it was the authority that said so.
-    put_off: bool,
-    fault: Option<String>,
+/// What a try that did not fail came to.
+enum Came {
+    /// There is a certificate, in use and on disk.
+    Through,
+    /// A reload came between.
+    Unwanted,
 }
 
 /// Why a try failed, and how long the authority wants to be left alone.
@@ -128,13 +89,19 @@ struct Failed {
     put_off: Option<Duration>,
 }
 
+impl From<Fault> for Failed {
+    fn from(fault: Fault) -> Failed {
+        Failed { fault, put_off: None }
+    }
+}
+
 impl Keeper {
     /// A keeper of what is wanted, with what was fetched before into this state directory; and where it is told when
     /// something else is wanted.
     pub fn new(wanted: Wanted, state_dir: &Path, challenges: Arc<Challenges>) -> (Keeper, watch::Sender<Wanted>) {
         let (tell, changes) = watch::channel(wanted.clone());
         let mut keeper = Keeper { wanted, changes, kept: Kept::new(state_dir), challenges, charges: Vec::new() };
-        keeper.take_over();
+        keeper.begin();
         (keeper, tell)
     }
 
@@ -171,19 +138,35 @@ impl Keeper {
         }
     }
 
+    /// Takes up where the process before us ended.
+    fn begin(&mut self) {
+        if self.wanted.config.hosts.is_empty() {
+            return;
+        }
+        if let Err(fault) = self.kept.open() {
+            let fault = Fault::State(fault);
+            tracing::error!(hint = fault.hint(), "no certificate can be fetched: {}", fault.told());
+        }
+        let mut setbacks = self.kept.setbacks();
+        self.take_over();
+        for charge in &mut self.charges {
+            let setback = setbacks.remove(charge.host.name());
+            let pause = charge.resume(setback.filter(|setback| setback.directory == self.wanted.config.directory));
+            if let Some((pause, Setback { fault, .. })) = pause.zip(charge.setback.as_ref()) {
+                let next = until(pause);
+                tracing::warn!(host = %charge.host, next, "no new certificate before the restart: {fault}");
+            }
+        }
+    }
+
     /// Makes what is wanted now one's own.
     fn take_over(&mut self) {
-        let wanted = self.changes.borrow_and_update().clone();
-        let moves = wanted.config.directory != self.wanted.config.directory;
-        self.wanted = wanted;
+        self.wanted = self.changes.borrow_and_update().clone();
         let mut before = std::mem::take(&mut self.charges);
         for host in &self.wanted.config.hosts {
             let held = before.iter().position(|charge| charge.host == *host).map(|at| before.swap_remove(at));
             let mut charge = held.unwrap_or_else(|| Charge::new(host.clone(), self.kept.certificate(host.name())));
-            // It was another authority that put us off, or none.
-            if moves || !charge.put_off {
-                charge.try_at = None;
-            }
+            charge.hurry(&self.wanted.config.directory);
             self.charges.push(charge);
         }
     }
@@ -194,50 +177,39 @@ impl Keeper {
 
     /// Until something is to be done; never long, because the clock may be set.
     fn until_next(&self) -> Duration {
-        let (seconds, instant) = (now(), Instant::now());
-        let until = |charge: &Charge| {
-            let until_ask = charge.ask_at.saturating_duration_since(instant);
-            let until_try = charge.try_at.map(|at| at.saturating_duration_since(instant));
-            let until_renewal = Duration::from_secs(charge.renew_at.saturating_sub(seconds));
-            until_try.unwrap_or(until_renewal).min(until_ask)
-        };
-        self.charges.iter().map(until).min().unwrap_or(LOOK).clamp(Duration::from_secs(1), LOOK)
+        self.charges.iter().map(Charge::until_next).min().unwrap_or(LOOK).clamp(Duration::from_secs(1), LOOK)
     }
 
     /// Asks the authority when it wants the certificate to be renewed, if it is time to ask; true when that is news.
     async fn ask_for_suggestion(&mut self, at: usize) -> bool {
-        let config = &self.wanted.config;
         let charge = &mut self.charges[at];
-        let Some(fetched) = charge.fetched.as_ref().filter(|fetched| fetched.directory == config.directory) else {
+        let Some(certificate) = charge.fetched_from(&self.wanted.config.directory) else {
             charge.ask_at = Instant::now() + LOOK;
             return false;
         };
         if Instant::now() < charge.ask_at {
             return false;
         }
-        let suggestion = async {
-            let authority = Authority::meet_again(config, &self.kept, &Arc::default()).await?;
+        let (config, kept, certificate) = (self.wanted.config.clone(), self.kept.clone(), certificate.clone());
+        let suggestion = alone(async move {
+            let authority = Authority::meet_again(&config, &kept, &Arc::default()).await?;
             let Some(authority) = authority else { return Ok(None) };
-            authority.suggestion(&fetched.certificate).await.map(Some)
-        };
-        let (host, suggestion) = (charge.host.name(), suggestion.await);
-        match suggestion {
+            authority.suggestion(&certificate).await.map(Some)
+        });
+        let host = charge.host.name();
+        match suggestion.await {
             Ok(Some((window, ask_again))) => {
                 charge.ask_at = Instant::now() + renewal::asking(ask_again);
-                // Picked once, or the dice would be rolled until they say now.
-                if charge.window != Some(window) {
-                    charge.window = Some(window);
-                    let Certificate { not_before, not_after, .. } = fetched.certificate;
-                    charge.renew_at = window.pick(fastrand::f64()).min(renewal::latest(not_before, not_after));
-                    let renew_at = written(charge.renew_at);
-                    tracing::info!(host, renew_at, "the authority suggests when to renew");
+                if let Some(renew_at) = charge.suggested(window) {
+                    let renew_at = written(renew_at);
+                    tracing::info!(host = %charge.host, renew_at, "the authority suggests when to renew");
                     return true;
                 }
             }
             // Nobody knows us there: the next order introduces us.
             Ok(None) => charge.ask_at = Instant::now() + renewal::asking(None),
             Err(fault) => {
-                tracing::debug!(host, "the authority suggests nothing: {fault}");
+                tracing::debug!(host, "the authority suggests nothing: {}", fault.told());
                 // Whoever does not reach it for one host does not for another.
                 let again = Instant::now() + ASK_AGAIN.mul_f64(0.8 + 0.4 * fastrand::f64());
                 self.charges.iter_mut().for_each(|charge| charge.ask_at = charge.ask_at.max(again));
@@ -246,64 +218,100 @@ impl Keeper {
         false
     }
 
-    /// Fetches a certificate if it is time to.
+    /// Sees to it that there is a certificate, if it is time to, and tells what came of it.
     async fn renew(&mut self, at: usize, news: &mpsc::UnboundedSender<News>) {
-        let charge = &self.charges[at];
-        if !charge.is_due(&self.wanted.config) {
+        let directory = self.wanted.config.directory.clone();
+        if !self.charges[at].is_due(&directory) {
             return;
         }
-        let replaces = charge.fetched.as_ref().filter(|fetched| fetched.directory == self.wanted.config.directory);
-        let wish = Wish {
-            host: charge.host.name().to_owned(),
-            challenge: self.wanted.challenge(charge.failures),
-            replaces: replaces.map(|fetched| fetched.certificate.clone()),
-        };
-        let path = self.path(charge);
-        tracing::info!(host = wish.host, challenge = wish.called(), "asking the authority for a certificate");
-        let result = self.try_once(wish).await;
-        let failed = match result {
-            Ok(fetched) => {
-                let host = self.charges[at].host.clone();
-                let not_after = written(fetched.certificate.not_after);
-                tracing::info!(%host, not_after, "the authority gave a certificate, which is in use now");
-                let failures = self.charges[at].failures;
-                self.charges[at] = Charge { failures, ..Charge::new(host, Some(fetched)) };
-                self.report(news, Some(Tried { path, fault: None }));
-                self.ask_for_suggestion(at).await;
-                if !self.charges[at].is_due(&self.wanted.config) {
-                    self.charges[at].failures = 0;
-                    self.report(news, None);
-                    return;
-                }
-                // To ask at once would be to ask for ever.
-                Failed { fault: Fault::Stale, put_off: None }
-            }
-            Err(failed) => failed,
-        };
+        // A new certificate forgets them.
+        let before = self.charges[at].failures();
+        let tried = self.try_once(at, before, news).await;
         let charge = &mut self.charges[at];
-        let (in_use, next) = (charge.fetched.is_some(), charge.fail(&failed));
-        let (host, fault, hint) = (charge.host.name(), failed.fault.to_string(), failed.fault.hint());
-        let next = humantime::format_duration(Duration::from_secs(next.as_secs())).to_string();
-        if in_use {
-            tracing::warn!(host, next, hint, "no new certificate, the old one stays in use: {fault}");
-        } else {
-            tracing::error!(host, next, hint, "no certificate: {fault}");
+        let mut told = None;
+        match tried {
+            Ok(Came::Through) => charge.settle(),
+            Ok(Came::Unwanted) => tracing::info!(host = %charge.host, "this certificate is not asked for any more"),
+            Err(failed) => {
+                let next = until(charge.set_back(charge.setback(&failed, before, &directory)));
+                let (host, hint, fault) = (&charge.host, failed.fault.hint(), failed.fault.told());
+                match (&charge.fetched, failed.fault.is_afterwards()) {
+                    (_, true) => tracing::error!(%host, next, hint, "{fault}"),
+                    (Some(_), _) => {
+                        tracing::warn!(%host, next, hint, "no new certificate, the old one stays in use: {fault}")
+                    }
+                    (None, _) => tracing::error!(%host, next, hint, "no certificate: {fault}"),
+                }
+                if !failed.fault.is_afterwards() {
+                    let fault = charge.setback.as_ref().map(|setback| setback.fault.clone());
+                    told = Some(Tried { path: self.path(&self.charges[at]), fault });
+                }
+            }
         }
-        let fault = self.charges[at].fault.clone();
-        self.report(news, Some(Tried { path: self.path(&self.charges[at]), fault }));
+        if let Err(fault) = self.remember(None).await {
+            tracing::warn!(hint = fault.hint(), "a restart would not know what failed last: {}", fault.told());
+        }
+        self.report(news, told);
     }
 
-    /// One try, on a task of its own: a mistake of ours in it is not the end of the keeper.
-    async fn try_once(&self, wish: Wish) -> Result<Fetched, Failed> {
-        let (config, kept, challenges) = (self.wanted.config.clone(), self.kept.clone(), self.challenges.clone());
-        let mut alone = JoinSet::new();
-        alone.spawn_local(timeout(PATIENCE, async move { attempt(&config, &wish, &challenges, &kept).await }));
-        let failed = |fault| Err(Failed { fault, put_off: None });
-        match alone.join_next().await {
-            Some(Ok(Ok(result))) => result,
-            Some(Err(panicked)) => failed(Fault::Panic(panicked)),
-            Some(Ok(Err(_))) | None => failed(Fault::Late(PATIENCE.as_secs())),
+    async fn try_once(&mut self, at: usize, before: u32, news: &mpsc::UnboundedSender<News>) -> Result<Came, Failed> {
+        let charge = &self.charges[at];
+        let host = charge.host.clone();
+        if let Some(pem) = charge.unkept.clone() {
+            // What was given is not asked for a second time: authorities count.
+            self.keep(&host, &pem).await.map_err(|fault| Fault::Unkept(Box::new(fault)))?;
+            self.charges[at].unkept = None;
+            return Ok(Came::Through);
         }
+        let directory = &self.wanted.config.directory;
+        // Whoever cannot write this could not keep the certificate either.
+        let begun = charge.setback(&Failed::from(Fault::BrokenOff), before, directory);
+        self.remember(Some((&host, begun))).await?;
+        let wish = Wish {
+            host: host.name().to_owned(),
+            challenge: self.wanted.challenge(before),
+            replaces: charge.fetched_from(directory).cloned(),
+        };
+        tracing::info!(%host, challenge = wish.called(), "asking the authority for a certificate");
+        let (config, kept, challenges) = (self.wanted.config.clone(), self.kept.clone(), self.challenges.clone());
+        let (fetched, pem) = tokio::select! {
+            result = alone(async move { Ok(fetch(&config, &wish, &challenges, &kept).await) }) => result??,
+            () = self.other_wish(&host) => return Ok(Came::Unwanted),
+        };
+        failpoint::reach("acme_before_keep");
+        let kept = self.keep(&host, &pem).await;
+        failpoint::reach("acme_after_keep");
+        let not_after = written(fetched.certificate.not_after);
+        tracing::info!(%host, not_after, "the authority gave a certificate, which is in use now");
+        self.charges[at].renewed(fetched, kept.is_err().then_some(pem));
+        self.report(news, Some(Tried { path: self.path(&self.charges[at]), fault: None }));
+        kept.map_err(|fault| Fault::Unkept(Box::new(fault)))?;
+        self.ask_for_suggestion(at).await;
+        // To ask at once would be to ask for ever.
+        if self.charges[at].is_stale() { Err(Fault::Stale.into()) } else { Ok(Came::Through) }
+    }
+
+    /// Until a reload wants this host's certificate no more, or in another way.
+    async fn other_wish(&self, host: &Host) {
+        let mut changes = self.changes.clone();
+        if changes.wait_for(|new| !self.wanted.agrees(new, host)).await.is_err() {
+            // Nobody is there to want anything; who ended will end us.
+            pending().await
+        }
+    }
+
+    async fn keep(&self, host: &Host, pem: &Pem) -> Result<(), Fault> {
+        let (kept, host, pem) = (self.kept.clone(), host.name().to_owned(), pem.clone());
+        on_disk(move || Ok(kept.keep(&host, &pem)?)).await
+    }
+
+    /// Puts on disk what failed last, and that which fails if we do not live to see its end.
+    async fn remember(&self, begun: Option<(&Host, Setback)>) -> Result<(), Fault> {
+        let setback = |charge: &Charge| Some((charge.host.name().to_owned(), charge.setback.clone()?));
+        let mut setbacks: Setbacks = self.charges.iter().filter_map(setback).collect();
+        setbacks.extend(begun.map(|(host, setback)| (host.name().to_owned(), setback)));
+        let kept = self.kept.clone();
+        on_disk(move || Ok(kept.keep_setbacks(&setbacks)?)).await
     }
 
     fn report(&self, news: &mpsc::UnboundedSender<News>, tried: Option<Tried>) {
@@ -314,15 +322,32 @@ impl Keeper {
     }
 }
 
-async fn attempt(config: &Acme, wish: &Wish, challenges: &Arc<Challenges>, kept: &Kept) -> Result<Fetched, Failed> {
+/// On a task of its own, and not for ever: a mistake of ours in it is not the end of the keeper.
+async fn alone<T: 'static>(work: impl Future<Output = Result<T, Fault>> + 'static) -> Result<T, Fault> {
+    let mut alone = JoinSet::new();
+    alone.spawn_local(timeout(PATIENCE, work));
+    match alone.join_next().await {
+        Some(Ok(Ok(result))) => result,
+        Some(Err(panicked)) => Err(Fault::Panic(panicked)),
+        Some(Ok(Err(_))) | None => Err(Fault::Late(PATIENCE.as_secs())),
+    }
+}
+
+async fn fetch(
+    config: &Acme,
+    wish: &Wish,
+    challenges: &Arc<Challenges>,
+    kept: &Kept,
+) -> Result<(Fetched, Pem), Failed> {
     let put_off = Arc::default();
     let result = async {
         let authority = Authority::meet(config, kept, &put_off).await?;
-        match authority.fetch(wish, challenges, kept).await {
+        match authority.fetch(wish, challenges).await {
             Err(fault) if fault.is_of_account() => {
-                tracing::warn!(directory = config.directory, "the authority does not know us any more: {fault}");
+                let told = fault.told();
+                tracing::warn!(directory = config.directory, "the authority does not know us any more: {told}");
                 let authority = Authority::introduce(config, kept, &put_off).await?;
-                authority.fetch(wish, challenges, kept).await
+                authority.fetch(wish, challenges).await
             }
             result => result,
         }
@@ -330,49 +355,7 @@ async fn attempt(config: &Acme, wish: &Wish, challenges: &Arc<Challenges>, kept:
     result.await.map_err(|fault| Failed { put_off: put_off.take(), fault })
 }
 
-impl Charge {
-    fn new(host: Host, fetched: Option<Fetched>) -> Charge {
-        let renew_at = fetched.as_ref().map_or(0, |fetched| {
-            renewal::two_thirds(fetched.certificate.not_before, fetched.certificate.not_after, fastrand::f64())
-        });
-        let ask_at = Instant::now();
-        Charge { host, fetched, renew_at, window: None, ask_at, failures: 0, try_at: None, put_off: false, fault: None }
-    }
-
-    fn is_due(&self, config: &Acme) -> bool {
-        if self.try_at.is_some_and(|at| Instant::now() < at) {
-            return false;
-        }
-        match &self.fetched {
-            None => true,
-            Some(fetched) => fetched.directory != config.directory || self.renew_at <= now(),
-        }
-    }
-
-    /// How long until the next try.
-    fn fail(&mut self, failed: &Failed) -> Duration {
-        self.failures = self.failures.saturating_add(1);
-        let pause = renewal::pause(self.failures, failed.put_off, fastrand::f64());
-        self.try_at = Some(Instant::now() + pause);
-        self.put_off = failed.put_off.is_some();
-        self.fault = Some(format!("{}; {}", failed.fault, failed.fault.hint()));
-        pause
-    }
-
-    fn status(&self, path: PathBuf) -> AcmeStatus {
-        let until_try = self.try_at.map(|at| at.saturating_duration_since(Instant::now()).as_secs());
-        let next = match (until_try, &self.fetched) {
-            (Some(seconds), _) => Some(now() + seconds),
-            (None, Some(_)) => Some(self.renew_at),
-            (None, None) => None,
-        };
-        AcmeStatus {
-            host: self.host.clone(),
-            cert: path.display().to_string(),
-            in_use: self.fetched.is_some(),
-            next: next.map(written),
-            failures: self.failures,
-            fault: self.fault.clone(),
-        }
-    }
+/// A pause as people read it.
+fn until(pause: Duration) -> String {
+    humantime::format_duration(Duration::from_secs(pause.as_secs())).to_string()
 }

@@ -1,5 +1,5 @@
-//! What becomes of certificates on disk, and of those that were fetched? A pair (a certificate and its private key) is in use from the start, and from
-//! then on in the form in which its files last fitted together.
+//! What becomes of certificates on disk, and of those that were fetched? A pair (a certificate and its private key) is
+//! in use from the start, and from then on in the form in which its files last fitted together.
 //!
 //! What is read is what the watcher has seen stand still, so no half of a file is taken for a whole one. The two files
 //! of a pair are replaced one after the other: when they do not fit, the second one may be on its way.

@@ -11,9 +11,9 @@ mod form;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -279,17 +279,37 @@ impl Store {
     }
 }
 
-/// Makes a directory for secrets below the state directory, or takes what a crash left half-written out of it. Called
-/// by the owner of the state directory only.
+/// Makes a directory for secrets below the state directory, or closes one that others can read, and takes what a crash
+/// left half-written out of it. Called by the owner of the state directory only.
 ///
 /// # Errors
 /// [`StateError`].
 pub fn secrets(dir: &Path) -> Result<(), StateError> {
     match fs::DirBuilder::new().mode(0o700).create(dir) {
         Ok(()) => Ok(()),
-        Err(fault) if fault.kind() == io::ErrorKind::AlreadyExists => sweep(dir),
+        Err(fault) if fault.kind() == io::ErrorKind::AlreadyExists => {
+            close_to_others(dir)?;
+            sweep(dir)
+        }
         Err(fault) => Err(failed("create", dir)(fault)),
     }
+}
+
+fn close_to_others(dir: &Path) -> Result<(), StateError> {
+    let mode = fs::metadata(dir).map_err(failed("look at", dir))?.permissions().mode();
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    match fs::set_permissions(dir, Permissions::from_mode(0o700)) {
+        Ok(()) => {
+            warn!(dir = %dir.display(), "others on this host could read the private keys in it, and cannot any more; think of new ones")
+        }
+        // What is in it is closed by itself.
+        Err(fault) => {
+            warn!(dir = %dir.display(), "others on this host can look into the directory of the private keys: `chmod 0700` it ({fault})")
+        }
+    }
+    Ok(())
 }
 
 /// Replaces a file that is nobody else's to read, as a whole: after a crash it is the old one or this. When this

@@ -95,6 +95,11 @@ fn is_address(email: &str) -> bool {
 }
 
 fn is_directory(url: &str) -> bool {
-    let host = url.strip_prefix("https://").map(|rest| rest.split(['/', '?']).next().unwrap_or_default());
-    host.is_some_and(|host| !host.is_empty() && !host.contains(['@', '#'])) && url.bytes().all(|b| b.is_ascii_graphic())
+    let Some(rest) = url.strip_prefix("https://") else { return false };
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    // What stands behind the last bracket of an IPv6 address, or behind a name.
+    let after = authority.rfind(']').map_or(authority, |at| &authority[at + 1..]);
+    let has_port = after.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0));
+    let has_host = !authority.is_empty() && !authority.starts_with(':') && !authority.contains(['@', '#']);
+    has_host && has_port && url.bytes().all(|b| b.is_ascii_graphic())
 }

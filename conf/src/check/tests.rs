@@ -605,7 +605,9 @@ fn hosts_that_cannot_be_proven_are_a_fault() {
 
 #[test]
 fn an_authority_is_asked_over_https_alone() {
-    for url in ["http://a.test/directory", "https://", "a.test", "https://me@a.test/", "https://a.test/a b"] {
+    let ports = ["https://a.test:0/", "https://a.test:99999/", "https://a.test:/", "https://[::1]:x", "https://:443/"];
+    let others = ["http://a.test/directory", "https://", "a.test", "https://me@a.test/", "https://a.test/a b"];
+    for url in ports.into_iter().chain(others) {
         let said = fault(&acme(&format!("directory = \"{url}\"\n"))).to_string();
         assert!(said.contains("`acme.directory` is not a URL over HTTPS"), "{url}: {said}");
     }

@@ -10,22 +10,29 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Request, Response, Uri};
+use http::uri::{Authority, Scheme};
+use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
+use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient, Problem};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
+use serde::Deserialize;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::renewal::LONGEST_PUTTING_OFF;
 use crate::control::certificates::{self, Unusable};
 
 /// How long one request may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long one of its addresses may take to be connected to.
+const PER_ADDRESS: Duration = Duration::from_secs(6);
 
 /// Bytes that an answer may have; a chain of certificates has ten thousand.
 const LARGEST: usize = 1024 * 1024;
@@ -54,12 +61,9 @@ pub(super) enum NoTrust {
 /// Why the authority was not reached.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unreached {
-    /// Its URL has no host, or one that is no name.
-    #[error("`{0}` names no host")]
-    NoHost(Uri),
-    /// The same.
-    #[error(transparent)]
-    NoName(#[from] InvalidDnsNameError),
+    /// What it is said to be at, by the configuration or by itself, is no URL that it could be at.
+    #[error("{0:?} is not a URL over HTTPS")]
+    NoUrl(String),
     /// There is no connection to be had.
     #[error("cannot connect to {host}")]
     Connect {
@@ -82,6 +86,17 @@ pub(super) enum Unreached {
     /// It broke off, or is too long.
     #[error("its answer cannot be read: {0}")]
     Body(Box<dyn std::error::Error + Send + Sync>),
+    /// It is elsewhere.
+    #[error("it answers {status}, and names {to:?} instead")]
+    Moved {
+        /// How it says so.
+        status: StatusCode,
+        /// Where it says it is.
+        to: String,
+    },
+    /// It fails, and does not say why in the words of ACME.
+    #[error("it answers {0}")]
+    Failing(StatusCode),
     /// It takes too long.
     #[error("it does not answer within {} seconds", PATIENCE.as_secs())]
     Timeout,
@@ -123,16 +138,15 @@ impl Https {
 
     async fn ask(&self, mut request: Request<BodyWrapper<Bytes>>) -> Result<Response<Bytes>, Unreached> {
         let uri = std::mem::take(request.uri_mut());
-        let Some((host, authority)) = uri.host().zip(uri.authority()) else { return Err(Unreached::NoHost(uri)) };
-        let named = HeaderValue::from_str(authority.as_str()).map_err(|_| Unreached::NoHost(uri.clone()))?;
+        let (host, authority) = parts(&uri).ok_or_else(|| Unreached::NoUrl(uri.to_string()))?;
+        let named = HeaderValue::from_str(authority.as_str()).map_err(|_| Unreached::NoUrl(uri.to_string()))?;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        *request.uri_mut() = path.parse().map_err(|_| Unreached::NoHost(uri.clone()))?;
+        *request.uri_mut() = path.parse().map_err(|_| Unreached::NoUrl(uri.to_string()))?;
         request.headers_mut().insert(header::HOST, named);
         request.headers_mut().insert(header::USER_AGENT, USER_AGENT);
 
-        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())?;
-        let to = (host.trim_matches(['[', ']']), uri.port_u16().unwrap_or(443));
-        let tcp = TcpStream::connect(to).await;
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| Unreached::NoUrl(uri.to_string()))?;
+        let tcp = connect(host, uri.port_u16().unwrap_or(443)).await;
         let tcp = tcp.map_err(|source| Unreached::Connect { host: authority.to_string(), source })?;
         let tls = self.tls.connect(name, tcp).await;
         let tls = tls.map_err(|source| Unreached::Tls { host: authority.to_string(), source })?;
@@ -155,22 +169,91 @@ impl HttpClient for Https {
     ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
         let this = self.clone();
         Box::pin(async move {
-            let answer = tokio::time::timeout(PATIENCE, this.ask(request)).await;
-            let answer = answer.unwrap_or(Err(Unreached::Timeout)).map_err(|fault| Error::Other(Box::new(fault)))?;
-            if answer.status().is_client_error() || answer.status().is_server_error() {
-                let seconds = retry_after(answer.headers(), SystemTime::now());
-                this.put_off.0.fetch_max(seconds.unwrap_or(0), Ordering::Relaxed);
+            let answer = timeout(PATIENCE, this.ask(request)).await;
+            let mut answer = answer.unwrap_or(Err(Unreached::Timeout)).map_err(other)?;
+            if let Some(seconds) = retry_after(answer.headers(), SystemTime::now()) {
+                if !answer.status().is_success() {
+                    this.put_off.0.fetch_max(seconds, Ordering::Relaxed);
+                }
+                // instant-acme adds it to the time as it is, and there are numbers for which there is no such time.
+                answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
             }
+            sound(&answer).map_err(other)?;
             Ok(BytesResponse::from(answer.map(Full::new)))
         })
     }
 }
 
-/// Seconds, or a date (RFC 9110, section 10.2.3).
+fn other(fault: Unreached) -> Error {
+    Error::Other(Box::new(fault))
+}
+
+/// Whether a directory can be where this says.
+///
+/// # Errors
+/// [`Unreached::NoUrl`].
+pub(super) fn check(url: &str) -> Result<(), Unreached> {
+    let uri: Option<Uri> = url.parse().ok();
+    uri.as_ref().and_then(parts).map(drop).ok_or_else(|| Unreached::NoUrl(url.to_owned()))
+}
+
+/// Host without brackets, and host with port.
+fn parts(uri: &Uri) -> Option<(&str, &Authority)> {
+    let authority = uri.authority().filter(|_| uri.scheme() == Some(&Scheme::HTTPS))?;
+    let host = authority.host();
+    // Whatever is neither of them would be passed over: a name before an @, a port that is no number.
+    let port = authority.as_str().strip_prefix(host)?;
+    (port.is_empty() || authority.port_u16().is_some()).then(|| (host.trim_matches(['[', ']']), authority))
+}
+
+/// To the first of its addresses that answers in time: one that is never heard of is no reason to give up the others.
+async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "it has no address");
+    for address in lookup_host((host, port)).await? {
+        match timeout(PER_ADDRESS, TcpStream::connect(address)).await {
+            Ok(Ok(tcp)) => return Ok(tcp),
+            Ok(Err(fault)) => last = fault,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(last)
+}
+
+/// Whether an answer is one that instant-acme can tell people about.
+fn sound(answer: &Response<Bytes>) -> Result<(), Unreached> {
+    let status = answer.status();
+    if status.is_redirection() {
+        let to = answer.headers().get(header::LOCATION).map(|to| String::from_utf8_lossy(to.as_bytes()).into_owned());
+        return Err(Unreached::Moved { status, to: to.unwrap_or_default() });
+    }
+    if !status.is_success() {
+        let problem = serde_json::from_slice::<Problem>(answer.body()).ok();
+        let says_why = problem.is_some_and(|problem| problem.r#type.is_some() || problem.detail.is_some());
+        return if says_why { Ok(()) } else { Err(Unreached::Failing(status)) };
+    }
+    // As with the directory itself: it is taken for granted that this is a URL.
+    match serde_json::from_slice::<Directory>(answer.body()) {
+        Ok(directory) => check(&directory.new_nonce),
+        Err(_) => Ok(()),
+    }
+}
+
+/// The part of an authority's directory that is not looked at before it is used.
+#[derive(Deserialize)]
+struct Directory {
+    #[serde(rename = "newNonce")]
+    new_nonce: String,
+}
+
+/// Seconds, or a date (RFC 9110, section 10.2.3); no more than anybody waits.
 fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<u64> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    let until = || httpdate::parse_http_date(text).ok()?.duration_since(now).ok();
-    text.parse().ok().or_else(|| Some(until()?.as_secs() + 1))
+    let seconds = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        text.parse().unwrap_or(u64::MAX)
+    } else {
+        httpdate::parse_http_date(text).ok()?.duration_since(now).ok()?.as_secs() + 1
+    };
+    Some(seconds.min(LONGEST_PUTTING_OFF.as_secs()))
 }
 
 fn system() -> Result<RootCertStore, NoTrust> {
@@ -198,6 +281,49 @@ mod tests {
         assert_eq!(ask("Sun, 09 Sep 2001 01:46:40 GMT"), Some(1));
         assert_eq!(ask("Sun, 09 Sep 2000 01:46:40 GMT"), None);
         assert_eq!(ask("soon"), None);
+        assert_eq!([ask(""), ask("-1"), ask("+5")], [None; 3]);
+        assert_eq!(ask("18446744073709551615"), Some(86_400));
+        assert_eq!(ask("99999999999999999999999999"), Some(86_400));
+        assert_eq!(ask("Fri, 31 Dec 9999 23:59:59 GMT"), Some(86_400));
         assert_eq!(retry_after(&HeaderMap::new(), now), None);
+    }
+
+    #[test]
+    fn an_authority_is_at_a_url_over_https_or_nowhere() {
+        for url in ["https://a.test/", "https://a.test:14000/dir?x", "https://[::1]:1/", "https://192.0.2.1"] {
+            assert!(check(url).is_ok(), "{url}");
+        }
+        for url in [
+            "http://a.test/",
+            "/new-nonce",
+            "a.test",
+            "https://",
+            "https://a.test:99999/",
+            "https://b@a.test/",
+            "https://[::1/",
+            "https://a b/",
+        ] {
+            assert!(matches!(check(url), Err(Unreached::NoUrl(_))), "{url}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_not_of_acme_is_told_by_its_status() {
+        let told = |status: u16, location: Option<&str>, body: &str| {
+            let mut answer = Response::builder().status(status);
+            if let Some(to) = location {
+                answer = answer.header(header::LOCATION, to);
+            }
+            sound(&answer.body(Bytes::copy_from_slice(body.as_bytes())).expect("an answer"))
+                .map_err(|why| why.to_string())
+        };
+        assert_eq!(told(200, None, "<html>"), Ok(()));
+        assert_eq!(told(429, None, "{\"detail\":\"too many\"}"), Ok(()));
+        assert_eq!(told(502, None, "<html>Bad Gateway"), Err("it answers 502 Bad Gateway".to_owned()));
+        assert_eq!(told(404, None, "{}"), Err("it answers 404 Not Found".to_owned()));
+        let moved = "it answers 301 Moved Permanently, and names \"https://b.test/\\n\" instead";
+        assert_eq!(told(301, Some("https://b.test/"), ""), Err(moved.replace("\\n", "")));
+        let nonce = "\"not a URL\" is not a URL over HTTPS";
+        assert_eq!(told(200, None, "{\"newNonce\":\"not a URL\"}"), Err(nonce.to_owned()));
     }
 }

@@ -16,11 +16,12 @@ use rustls::sign::CertifiedKey;
 use tokio::time::{sleep, timeout};
 
 use super::fault::{Fault, problem_said};
-use super::https::{Https, PutOff};
-use super::kept::{self, Fetched, Identity, Kept};
+use super::https::{self, Https, PutOff};
+use super::kept::{Fetched, Identity, Kept, Pem};
 use super::renewal::Window;
 use crate::certificates::Certificate;
 use crate::challenges::{Challenges, Posted};
+use crate::control::certificates::{now, written};
 use crate::control::failpoint;
 
 /// How long an authority may take to look, and to sign.
@@ -28,6 +29,9 @@ const SOON: Duration = Duration::from_secs(60);
 
 /// Between two questions whether it has looked, at first.
 const SHORTLY: Duration = Duration::from_millis(250);
+
+/// How far the authority's clock may be ahead of ours.
+const SKEW: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// An authority that knows us.
 pub(super) struct Authority {
@@ -77,7 +81,7 @@ impl Authority {
         let (account, credentials) = builder.create(&account, directory.clone(), None).await?;
         tracing::info!(directory, account = account.id(), "the authority has made an account for us");
         let (kept, identity) = (kept.clone(), Identity { directory: directory.clone(), credentials });
-        tokio::task::spawn_blocking(move || kept.keep_identity(&identity)).await??;
+        on_disk(move || Ok(kept.keep_identity(&identity)?)).await?;
         Ok(Authority { account, directory })
     }
 
@@ -94,16 +98,11 @@ impl Authority {
         Ok((window, Some(ask_again)))
     }
 
-    /// Fetches a certificate for a host, and keeps it.
+    /// Fetches a certificate for a host.
     ///
     /// # Errors
     /// [`Fault`].
-    pub(super) async fn fetch(
-        &self,
-        wanted: &Wish,
-        challenges: &Arc<Challenges>,
-        kept: &Kept,
-    ) -> Result<Fetched, Fault> {
+    pub(super) async fn fetch(&self, wanted: &Wish, challenges: &Arc<Challenges>) -> Result<(Fetched, Pem), Fault> {
         let mut order = self.order(wanted).await?;
         failpoint::reach("acme_ordered");
         self.prove(&mut order, wanted, challenges).await?;
@@ -112,32 +111,27 @@ impl Authority {
         params.distinguished_name = DistinguishedName::new();
         order.finalize_csr(params.serialize_request(&key)?.der()).await?;
         let chain = order.poll_certificate(&RetryPolicy::new().timeout(SOON)).await?;
-        let pem = kept::written(&self.directory, &key.serialize_pem(), &chain);
-        let fetched = kept::parse(pem.as_bytes())?;
-        if !fetched.certificate.names.contains(&wanted.host) {
-            return Err(Fault::Misnamed(fetched.certificate.names));
-        }
-        failpoint::reach("acme_before_keep");
-        let (kept, host) = (kept.clone(), wanted.host.clone());
-        tokio::task::spawn_blocking(move || kept.keep(&host, &pem)).await??;
-        failpoint::reach("acme_after_keep");
-        Ok(fetched)
+        let pem = Pem::new(&self.directory, &key.serialize_pem(), &chain);
+        let fetched = pem.read(&wanted.host)?;
+        check_time(&fetched.certificate, now())?;
+        Ok((fetched, pem))
     }
 
     async fn order(&self, wanted: &Wish) -> Result<Order, Fault> {
         let host = [Identifier::Dns(wanted.host.clone())];
-        let order = NewOrder::new(&host);
         if let Some(replaced) = &wanted.replaces
             && let Some(id) = identifier(replaced)
         {
-            match self.account.new_order(&NewOrder::new(&host).replaces(id)).await.map_err(Fault::from) {
-                Err(fault) if fault.is_of_account() => return Err(fault),
+            match self.account.new_order(&NewOrder::new(&host).replaces(id)).await.map_err(Fault::of_order) {
                 // It need not know the certificate any more, nor the word: an order like any other is then the way on.
-                Err(fault) => tracing::debug!(host = wanted.host, "ordering again, as no replacement: {fault}"),
-                Ok(order) => return Ok(order),
+                Err(fault) if fault.is_of_order() => {
+                    let (host, fault) = (&wanted.host, fault.told());
+                    tracing::debug!(host, "ordering again, as no replacement: {fault}");
+                }
+                result => return result,
             }
         }
-        Ok(self.account.new_order(&order).await?)
+        self.account.new_order(&NewOrder::new(&host)).await.map_err(Fault::of_order)
     }
 
     /// Shows that the host is ours.
@@ -231,6 +225,25 @@ fn identifier(certificate: &Certificate) -> Option<CertificateIdentifier<'static
 }
 
 async fn https(config: &Acme, put_off: &Arc<PutOff>) -> Result<Https, Fault> {
+    // instant-acme takes for granted that it is a URL.
+    https::check(&config.directory).map_err(Fault::unreached)?;
     let (ca, put_off) = (config.ca.clone(), put_off.clone());
-    Ok(tokio::task::spawn_blocking(move || Https::new(ca.as_deref(), put_off)).await??)
+    on_disk(move || Ok(Https::new(ca.as_deref(), put_off)?)).await
+}
+
+/// Something that waits for the disk, but not for ever.
+pub(super) async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
+    timeout(SOON, tokio::task::spawn_blocking(work)).await.map_err(|_| Fault::Disk)??
+}
+
+/// Whether a certificate can be used at this second: what is in use is not to be replaced by one that clients refuse.
+fn check_time(certificate: &Certificate, now: u64) -> Result<(), Fault> {
+    let Certificate { not_before, not_after, .. } = *certificate;
+    // Authorities date theirs back, for clocks that are not quite right; so do we.
+    if not_after <= now || not_before > now.saturating_add(SKEW.as_secs()) {
+        return Err(Fault::Untimely { not_before: written(not_before), not_after: written(not_after) });
+    }
+    Ok(())
 }

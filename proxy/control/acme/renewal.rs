@@ -17,7 +17,7 @@ const SHORTEST_ASKING: Duration = Duration::from_secs(60);
 const LONGEST_ASKING: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The longest that an authority can put us off with `Retry-After`: beyond that, asking once more harms nobody.
-const LONGEST_PUTTING_OFF: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const LONGEST_PUTTING_OFF: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// When an authority wants a certificate to be renewed: from the first second to the last one, since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +62,13 @@ pub(super) fn pause(failures: u32, authority: Option<Duration>, chance: f64) -> 
     pause.max(authority.unwrap_or_default().min(LONGEST_PUTTING_OFF))
 }
 
+/// What is left of a pause from one second to another, since 1970: where the clock was set back meanwhile, no more than
+/// it was in all, nor than any pause is.
+pub(super) fn left(since: u64, until: u64, now: u64) -> Duration {
+    let seconds = until.saturating_sub(now.max(since));
+    Duration::from_secs(seconds).min(LONGEST_PUTTING_OFF)
+}
+
 /// How long until an authority is asked again for its suggestion.
 pub(super) fn asking(authority: Option<Duration>) -> Duration {
     authority.unwrap_or(USUAL_ASKING).clamp(SHORTEST_ASKING, LONGEST_ASKING)
@@ -96,6 +103,15 @@ mod tests {
         assert_eq!(minutes, [5, 10, 20, 40, 80, 160, 320, 360]);
         assert_eq!(pause(u32::MAX, None, 0.5), LONGEST_PAUSE);
         assert!(pause(1, None, 0.0) < pause(1, None, 1.0));
+    }
+
+    #[test]
+    fn a_pause_outlives_us_and_a_clock_that_is_set() {
+        let left = |since, until, now| super::left(since, until, now).as_secs();
+        assert_eq!([left(1000, 1300, 1000), left(1000, 1300, 1100), left(1000, 1300, 1300)], [300, 200, 0]);
+        assert_eq!(left(1000, 1300, 9_000_000), 0, "set forward");
+        assert_eq!(left(1_000_000, 1_000_300, 10), 300, "set back");
+        assert_eq!([left(1300, 1000, 900), left(0, u64::MAX, 0)], [0, 86_400], "nonsense");
     }
 
     #[test]
