@@ -3,8 +3,9 @@
 //!
 //! `wanted` is what the configuration asks for, `charge` what is known about one host; `order` is one certificate's way,
 //! over `https`; `renewal` says when it is time, by the clock on the wall, which is looked at again and again because it
-//! may be set; `kept` is what is on disk, and `fault` what went wrong. A certificate that cannot be renewed stays in use, and is asked for again, more seldom
-//! each time, over restarts too. A reload asks at once, unless it was the authority that put us off.
+//! may be set; `kept` is what is on disk, and `fault` what went wrong. A certificate that cannot be renewed stays in use,
+//! and is asked for again, more seldom each time, over restarts too. A reload asks at once, unless it was the authority
+//! that put us off.
 
 mod charge;
 mod fault;
