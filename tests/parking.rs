@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use crate::harness::door::NAME;
 use crate::harness::raw::{Rest, request};
-use crate::harness::{Authority, DEADLINE, Door, Fake, Raw, Trust, pace, wait_until};
+use crate::harness::{Authority, DEADLINE, Door, Fake, Raw, Trust, pace, tell, wait_until};
 
 fn get(target: &str) -> Vec<u8> {
     request("GET", target, &[("Host", NAME)], b"")
@@ -256,5 +256,32 @@ fn a_parked_connection_costs_a_tenth_of_a_warm_one() {
     let clients = visit(1500);
     wait_parked(&door, clients.len());
     let each = door.resident().saturating_sub(before) as f64 / clients.len() as f64;
+    tell(format_args!("{each:.2} KiB for each parked connection"));
     assert!(each < 4.0, "{each:.2} KiB for each");
+}
+
+// === what it must not do ===
+
+#[test]
+fn a_request_that_was_given_up_leaves_nothing_that_could_be_taken_for_the_next() {
+    // More than are kept warm, so that whatever may be parked is parked at once.
+    const CLIENTS: usize = 60;
+    let builder = Door::builder().set("workers", 1).set("service.portal.timeouts.idle", "400ms");
+    let (door, blue) = builder.before(Fake::echoes);
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| door.connect()).collect();
+    for client in &mut clients {
+        client.send(request("POST", "/", &[("Content-Length", "1000")], b"begins"));
+    }
+    for client in &mut clients {
+        let answer = client.response();
+        assert_eq!((answer.status, answer.keeps_alive()), (408, false));
+    }
+    for client in &mut clients {
+        // The rest of the body, whatever it looks like. It may be that nobody is there any more.
+        let _gone = client.try_send("GET /hidden HTTP/1.1\r\nHost: test\r\n\r\n");
+        assert!(client.rest().bytes.is_empty());
+    }
+    let metrics = door.quiet();
+    assert_eq!(metrics.sum("bgproxy_requests_total", &[]), CLIENTS as f64);
+    assert!(blue.requests().is_empty());
 }

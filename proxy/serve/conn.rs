@@ -99,6 +99,8 @@ pub struct Conn {
     muted: Cell<Option<u16>>,
     /// hyper has read what there was and flushed what it had.
     still: Cell<bool>,
+    /// The body of an HTTP/1.1 request has not come to its end: what follows is no head, whatever it looks like.
+    unheard: Cell<bool>,
     /// It was idle for a moment only: one request follows the other.
     lively: Cell<bool>,
     /// Whether what requests need is held for it.
@@ -175,6 +177,7 @@ impl Conn {
             taken: Cell::new(now),
             muted: Cell::new(None),
             still: Cell::new(false),
+            unheard: Cell::new(false),
             lively: Cell::new(false),
             parking: Cell::new(Parking::Warm),
             tunnel: RefCell::default(),
@@ -238,6 +241,11 @@ impl Conn {
     /// When the client last took a byte.
     pub fn taken(&self) -> u64 {
         self.taken.get()
+    }
+
+    /// The request's body has come to its end.
+    pub fn heard(&self) {
+        self.unheard.set(false);
     }
 
     /// The client has said all that it will say on this connection.
@@ -312,6 +320,7 @@ impl Conn {
         (self.is_unused() || crowded && !self.lively.get())
             && self.phase.get() == Phase::Idle
             && self.still.get()
+            && !self.unheard.get()
             && self.busy.get() == 0
             && self.flushing.borrow().is_empty()
     }

@@ -286,6 +286,7 @@ impl Flight {
     /// The request's body is complete.
     pub fn uploaded(&self) {
         self.upload.set(Side::Nobody);
+        self.conn.heard();
     }
 
     /// Bytes of the answer's body passed.

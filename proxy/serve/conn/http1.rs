@@ -15,6 +15,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
 use http::Version;
+use hyper::body::Body as _;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -115,6 +116,7 @@ async fn exchange(worker: &Rc<Worker>, conn: &Rc<Conn>, requests: &Cell<u64>, so
     let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
         requests.set(requests.get() + 1);
         conn.old.set(request.version() == Version::HTTP_10);
+        conn.unheard.set(!request.body().is_end_stream());
         async move {
             Ok::<_, Infallible>(match forward::forward(worker, conn, request.map(Incoming::Http1), 0).await {
                 Answer::Response(response) => response,
