@@ -44,6 +44,9 @@ mod proxied;
 // What hostile and odd requests get, and what of them a backend sees.
 mod hostile;
 
+// Who takes his time: deadlines, and what crowds of slow clients cost the others.
+mod slow;
+
 // What clients of HTTP/2 get that flood, stall or break the rules, and what it costs the others.
 mod hostile_http2;
 

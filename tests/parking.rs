@@ -188,7 +188,8 @@ fn an_old_client_that_keeps_its_connection_is_parked_too() {
 
 #[test]
 fn a_parked_connection_is_closed_when_it_has_been_idle_for_too_long() {
-    let (door, _blue) = Door::builder().set("limits.idle_time", "800ms").before(Fake::echoes);
+    let builder = Door::builder().set("limits.idle_time", "800ms").set("limits.first_byte_time", "800ms");
+    let (door, _blue) = builder.before(Fake::echoes);
     let (mut fresh, mut used) = (door.connect(), door.connect());
     used.send(get("/")).response();
     let began = Instant::now();

@@ -363,9 +363,9 @@ fn client_hello(trust: &Trust) -> Vec<u8> {
 }
 
 #[test]
-fn a_handshake_has_the_time_that_a_head_has() {
+fn a_handshake_has_a_time_of_its_own() {
     let authority = Authority::new();
-    let door = Door::builder().tls(&authority).set("limits.header_time", "500ms").start();
+    let door = Door::builder().tls(&authority).set("limits.handshake_time", "500ms").start();
     let begun = Instant::now();
     let mut silent = Raw::connect(door.addr());
     let mut dribbling = Raw::connect(door.addr());

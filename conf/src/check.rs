@@ -61,8 +61,14 @@ fn process(file: &File<'_>, config: &Config) -> Result<(), ConfigError> {
         let hint = "write 0 for no limit; it is for one address, not for all of them together";
         return file.fault([key("limits"), key("requests_per_second")], message, hint);
     }
-    positive(file, [key("limits"), key("header_time")], "limits.header_time", limits.header_time)?;
-    positive(file, [key("limits"), key("idle_time")], "limits.idle_time", limits.idle_time)?;
+    for (name, time) in [
+        ("first_byte_time", limits.first_byte_time),
+        ("handshake_time", limits.handshake_time),
+        ("header_time", limits.header_time),
+        ("idle_time", limits.idle_time),
+    ] {
+        positive(file, [key("limits"), key(name)], &format!("limits.{name}"), time)?;
+    }
     positive(file, [key("shutdown"), key("deadline")], "shutdown.deadline", config.shutdown.deadline)
 }
 

@@ -208,12 +208,22 @@ pub struct Limits {
     pub exempt: Vec<ipnet::IpNet>,
     /// The request head: request line and headers together. Larger ones are answered 431. From 8KiB to 1MiB.
     pub header_size: Bytes,
+    /// From the beginning of a connection to the first byte of its first request; then it is closed without a word.
+    pub first_byte_time: Seconds,
+    /// What comes before HTTP: the PROXY header and the TLS handshake together, and the preface of HTTP/2.
+    pub handshake_time: Seconds,
     /// From the first byte of a request head to its last; then 408.
     pub header_time: Seconds,
     /// A connection without a request in progress is closed after this.
     pub idle_time: Seconds,
     /// The request body; larger ones are answered 413. `"0"` is no limit.
     pub body_size: Bytes,
+    /// The least of a request's body that must come per second, on average over the time in which the client is waited
+    /// for; then 408. Five seconds are granted in advance. `"0"` is no least.
+    pub body_rate: Bytes,
+    /// The least of an answer that the client must take per second, reckoned the same way; then the answer is broken
+    /// off. Tunnels and event streams have `streams.idle` instead. `"0"` is no least.
+    pub answer_rate: Bytes,
 }
 
 /// How the process ends on SIGTERM or SIGINT (a second signal ends it at once).
@@ -576,9 +586,13 @@ impl Default for Limits {
             requests_burst: 0,
             exempt: Vec::new(),
             header_size: Bytes::kib(32),
+            first_byte_time: Seconds::new(30),
+            handshake_time: Seconds::new(10),
             header_time: Seconds::new(10),
             idle_time: Seconds::new(75),
             body_size: Bytes::mib(100),
+            body_rate: Bytes::new(240),
+            answer_rate: Bytes::new(240),
         }
     }
 }

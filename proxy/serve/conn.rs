@@ -28,7 +28,7 @@ use super::pool::Own;
 use super::sleeper::Sleeper;
 use super::socket::ClientSocket;
 use super::tunnel::Tunnel;
-use super::worker::Worker;
+use super::worker::{Limits, Worker};
 use flushing::Flushing;
 use orders::Order;
 use parting::{LINGER, Parting, part};
@@ -81,6 +81,8 @@ pub struct Conn {
     leaving: Cell<bool>,
     /// When the phase began, in the worker's milliseconds.
     since: Cell<u64>,
+    /// When a head of HTTP/2 began that has not come to its end; nothing else can come before it does.
+    opening: Cell<Option<u64>>,
     order: Cell<Option<Order>>,
     /// When it was told to retire, in the worker's milliseconds.
     retired: Cell<Option<u64>>,
@@ -95,6 +97,8 @@ pub struct Conn {
     broken: Cell<bool>,
     /// When the client last took a byte, in the worker's milliseconds.
     taken: Cell<u64>,
+    /// How many bytes it has taken.
+    written: Cell<u64>,
     /// The status of hyper's own answer, which we kept from the client.
     muted: Cell<Option<u16>>,
     /// hyper has read what there was and flushed what it had.
@@ -113,6 +117,8 @@ pub struct Conn {
 enum Phase {
     /// What comes before HTTP: a PROXY header, TLS, the preface of HTTP/2.
     Receiving,
+    /// Before its first request.
+    New,
     /// Between requests.
     Idle,
     /// A head has begun to arrive.
@@ -163,10 +169,11 @@ impl Conn {
             flushing: RefCell::default(),
             condemned: RefCell::default(),
             stalled: Cell::new(0),
-            phase: Cell::new(if receives { Phase::Receiving } else { Phase::Idle }),
+            phase: Cell::new(if receives { Phase::Receiving } else { Phase::New }),
             asked: Cell::new(false),
             leaving: Cell::new(false),
             since: Cell::new(now),
+            opening: Cell::new(None),
             order: Cell::new(None),
             retired: Cell::new(None),
             sleeper: Sleeper::default(),
@@ -175,6 +182,7 @@ impl Conn {
             old: Cell::new(false),
             broken: Cell::new(false),
             taken: Cell::new(now),
+            written: Cell::new(0),
             muted: Cell::new(None),
             still: Cell::new(false),
             unheard: Cell::new(false),
@@ -217,7 +225,7 @@ impl Conn {
         match self.phase.get() {
             Phase::Busy => None,
             Phase::Idle => Some((self.asked.get(), since)),
-            Phase::Receiving | Phase::Head | Phase::Parting => Some((false, since)),
+            Phase::Receiving | Phase::New | Phase::Head | Phase::Parting => Some((false, since)),
         }
     }
 
@@ -238,9 +246,24 @@ impl Conn {
         }
     }
 
-    /// When the client last took a byte.
+    /// How many requests are in progress.
+    pub fn busy(&self) -> u32 {
+        self.busy.get()
+    }
+
+    /// When the client last took a byte: the kernel, for it.
     pub fn taken(&self) -> u64 {
         self.taken.get()
+    }
+
+    /// How many bytes it has taken.
+    pub fn written(&self) -> u64 {
+        self.written.get()
+    }
+
+    fn takes(&self, bytes: usize, now: u64) {
+        self.taken.set(now);
+        self.written.set(self.written.get() + bytes as u64);
     }
 
     /// The request's body has come to its end.
@@ -268,20 +291,25 @@ impl Conn {
         self.tunnel.replace(Some(tunnel));
     }
 
-    /// Ends it if it has been waiting for the client for too long (limits in milliseconds).
-    pub fn sweep(&self, now: u64, idle_limit: u64, head_limit: u64) {
+    /// Ends it if it has been waiting for the client for too long.
+    pub fn sweep(&self, now: u64, limits: &Limits) {
         let age = now.saturating_sub(self.since.get());
+        if self.opening.get().is_some_and(|since| now.saturating_sub(since) > limits.header_time) {
+            self.give(Order::Refuse(Reason::HeadTimeout));
+        }
         match self.phase.get() {
             // An HTTP/2 client is told, and gets a while to close.
             Phase::Idle if self.several.get() => match self.retired.get() {
                 Some(told) if now.saturating_sub(told).min(age) > LINGER.as_millis() as u64 => self.give(Order::Abort),
-                None if age > idle_limit => self.retire(now),
+                None if age > limits.idle_time => self.retire(now),
                 _ => self.cools(age),
             },
-            Phase::Idle if age > idle_limit => self.give(Order::Abort),
+            Phase::New if age > limits.first_byte_time => self.give(Order::Abort),
+            Phase::Idle if age > limits.idle_time => self.give(Order::Abort),
             Phase::Idle => self.cools(age),
-            Phase::Head | Phase::Receiving if age > head_limit => self.give(Order::Refuse(Reason::HeadTimeout)),
-            _ => {}
+            Phase::Receiving if age > limits.handshake_time => self.give(Order::Refuse(Reason::HeadTimeout)),
+            Phase::Head if age > limits.header_time => self.give(Order::Refuse(Reason::HeadTimeout)),
+            Phase::Receiving | Phase::New | Phase::Head | Phase::Busy | Phase::Parting => {}
         }
     }
 
@@ -294,9 +322,8 @@ impl Conn {
     }
 
     fn arrived(&self, now: u64) {
-        if self.phase.get() == Phase::Idle {
-            self.phase.set(Phase::Head);
-            self.since.set(now);
+        if matches!(self.phase.get(), Phase::New | Phase::Idle) {
+            self.enters(Phase::Head, now);
         }
     }
 
@@ -304,14 +331,17 @@ impl Conn {
     fn parts(&self, now: u64) {
         // What was wanted of it has come to pass.
         self.order.set(None);
-        self.phase.set(Phase::Parting);
+        self.enters(Phase::Parting, now);
+    }
+
+    fn enters(&self, phase: Phase, now: u64) {
+        self.phase.set(phase);
         self.since.set(now);
     }
 
     /// Nothing is in progress from now on.
     fn rest(&self, now: u64) {
-        self.phase.set(Phase::Idle);
-        self.since.set(now);
+        self.enters(Phase::Idle, now);
     }
 
     /// Whether an HTTP/1.1 connection may be parked: nothing is in progress, nothing is on its way, and it has been so

@@ -51,7 +51,7 @@ reasons! {
     BodyTooLarge = "body_too_large", 413, "http_request_error", "the request body is too large";
     BodyMalformed = "body_malformed", 400, "http_request_error", "the request body is malformed";
     BodyTimeout = "body_timeout", 408, "http_request_error", "the request body came too slowly";
-    ClientTimeout = "client_timeout", 499, "http_request_error", "the client took no more bytes";
+    ClientTimeout = "client_timeout", 499, "http_request_error", "the client took the answer too slowly";
     ClientGone = "client_gone", 499, "http_request_error", "the client went away";
     RateLimited = "rate_limited", 429, "http_request_denied", "there are too many requests from this address";
     AddressDenied = "address_denied", 403, "http_request_denied", "this address is not served here";

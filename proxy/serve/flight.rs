@@ -3,12 +3,13 @@
 //! A worker keeps a list of its flights. Its sweep looks at them every [`super::worker::SWEEP`] instead of setting a
 //! timer per request, and a drain's cut looks at them too; both do nothing but [`Flight::condemn`].
 
+mod deadlines;
+mod guard;
 mod record;
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
-use std::ops::Deref;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -17,12 +18,15 @@ use std::time::Instant;
 use bgproxy_conf::wire::CutRequest;
 use http::{HeaderMap, Method, StatusCode, Uri, request};
 
+pub use self::guard::Guard;
+
+use self::deadlines::{Pace, Side, Step};
 use self::record::Noted;
 use super::closing::Leave;
 use super::conn::Conn;
 use super::error::{Failure, Reason};
 use super::headers;
-use super::pool::{Claim, Lane, Link, Stream};
+use super::pool::{Claim, Lane, Stream};
 use super::sleeper::Sleeper;
 use super::worker::{Terms, Worker};
 use crate::cell::{End, StreamKind};
@@ -41,8 +45,15 @@ pub struct Flight {
     step: Cell<Step>,
     /// When something last moved, in the worker's milliseconds.
     touched: Cell<u64>,
+    /// Whom the bodies wait for, and the client's accounts with them.
     upload: Cell<Side>,
     download: Cell<Side>,
+    upload_pace: Cell<Pace>,
+    download_pace: Cell<Pace>,
+    conversation: Cell<bool>,
+    /// Of an HTTP/2 stream: bytes of the answer that wait for the window, and that have left after the last was sent.
+    held_back: Cell<u64>,
+    flushed: Cell<u64>,
     verdict: Cell<Option<Reason>>,
     sleeper: Sleeper,
     hold: RefCell<Hold>,
@@ -63,26 +74,8 @@ pub struct Flight {
     noted: RefCell<Option<Box<Noted>>>,
 }
 
-/// Where a request is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    /// Reaching the backend: `connect` has its own deadline.
-    Connecting,
-    /// Waiting for the answer's head.
-    Waiting,
-    /// The answer streams.
-    Streaming,
-    /// All of it is with the kernel or on its way there.
-    Flushing,
-}
-
-/// Whom a body waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Client,
-    Backend,
-    Nobody,
-}
+/// Milliseconds in which a client takes nothing of an answer to a request that no service has.
+const UNCLAIMED: u64 = 10_000;
 
 /// What a request holds of its backend.
 #[derive(Debug)]
@@ -108,8 +101,13 @@ impl Flight {
             download: Cell::new(Side::Nobody),
             verdict: Cell::new(None),
             sleeper: Sleeper::default(),
+            upload_pace: Cell::new(Pace::at(0)),
+            download_pace: Cell::new(Pace::at(if stream_id == 0 { conn.written() } else { 0 })),
+            conversation: Cell::new(false),
+            held_back: Cell::new(0),
+            flushed: Cell::new(0),
             hold: RefCell::new(Hold::Nothing),
-            terms: Cell::new(Terms::default()),
+            terms: Cell::new(Terms { idle: UNCLAIMED, ..Terms::default() }),
             client: Cell::new(conn.client().address.ip()),
             leave: Leave::default(),
             method: head.method.clone(),
@@ -272,34 +270,6 @@ impl Flight {
         }
     }
 
-    /// Bytes of the request's body passed.
-    pub fn received(&self, bytes: u64) {
-        self.bytes_in.set(self.bytes_in.get() + bytes);
-        self.touch();
-    }
-
-    /// The request's body is wanted: it waits for the client, or for the backend to take what came.
-    pub fn uploads(&self, for_client: bool) {
-        self.wait_for(&self.upload, if for_client { Side::Client } else { Side::Backend });
-    }
-
-    /// The request's body is complete.
-    pub fn uploaded(&self) {
-        self.upload.set(Side::Nobody);
-        self.conn.heard();
-    }
-
-    /// Bytes of the answer's body passed.
-    pub fn sent(&self, bytes: u64) {
-        self.bytes_out.set(self.bytes_out.get() + bytes);
-        self.touch();
-    }
-
-    /// The answer's body waits for the backend, or for the client to take what came.
-    pub fn awaits_backend(&self, backend: bool) {
-        self.wait_for(&self.download, if backend { Side::Backend } else { Side::Client });
-    }
-
     /// Trouble with the backend, for the operator.
     pub fn complain(&self, failure: &Failure) {
         if failure.reason.blames_backend()
@@ -307,18 +277,6 @@ impl Flight {
         {
             lane.complain(failure, self.worker.now());
         }
-    }
-
-    fn wait_for(&self, body: &Cell<Side>, side: Side) {
-        if body.replace(side) != side {
-            // How long the other side took is not held against this one.
-            self.touch();
-        }
-    }
-
-    /// Something moved.
-    pub fn touch(&self) {
-        self.touched.set(self.worker.now());
     }
 
     // --- what is done to it
@@ -371,47 +329,6 @@ impl Flight {
     /// Whether it has been told to leave so long ago that it must do so at once.
     pub fn is_pressed(&self) -> bool {
         self.leave.is_pressed(self.worker.now())
-    }
-
-    /// Tells the stream to leave when that is due, or when it is a tunnel without use; breaks it off if it stays.
-    pub fn sweep(&self, now: u64) {
-        // Where nothing passes any more there is time for a last word.
-        if self.stream() == Some(StreamKind::Tunnel) && self.still(now) > self.terms.get().stream_idle {
-            self.reason.set(Some(Reason::TunnelIdle));
-            self.leave.tell(now);
-        }
-        if self.leave.sweep(now) {
-            self.condemn(self.reason.get().unwrap_or(Reason::StreamEnded));
-        }
-    }
-
-    /// For how long nothing has moved.
-    fn still(&self, now: u64) -> u64 {
-        now.saturating_sub(self.touched.get())
-    }
-
-    /// The deadline that has passed, if one has.
-    pub fn overdue(&self, now: u64) -> Option<Reason> {
-        let terms = self.terms.get();
-        let idle = match self.stream() {
-            Some(StreamKind::Tunnel) => return None,
-            Some(StreamKind::Events) => terms.stream_idle,
-            Some(StreamKind::Download) | None => terms.idle,
-        };
-        let still = self.still(now);
-        match self.step.get() {
-            // Connecting has its own deadline, in the pool.
-            Step::Connecting => None,
-            Step::Waiting if self.upload.get() == Side::Client => (still > terms.idle).then_some(Reason::BodyTimeout),
-            Step::Waiting => (still > terms.response).then_some(Reason::ResponseTimeout),
-            Step::Streaming if self.download.get() == Side::Backend => (still > idle).then_some(Reason::BackendStalled),
-            // A client that takes the answer byte by byte empties hyper's buffers for long, and yet takes it.
-            Step::Streaming | Step::Flushing => {
-                // Of one stream among others, what the connection takes says nothing.
-                let still = if self.stream_id == 0 { still.min(now.saturating_sub(self.conn.taken())) } else { still };
-                (still > idle).then_some(Reason::ClientTimeout)
-            }
-        }
     }
 
     /// Whether it holds a claim on this slot's backend.
@@ -475,64 +392,5 @@ impl Flight {
             Hold::Stream(stream) if self.leaving() => stream.ended(),
             Hold::Stream(_) => {}
         }
-    }
-}
-
-/// Whoever has it has the request; dropping it unfinished ends the request as failed: the client went away.
-#[derive(Debug)]
-pub struct Guard(Rc<Flight>);
-
-impl Guard {
-    /// The request itself.
-    pub fn flight(&self) -> &Rc<Flight> {
-        &self.0
-    }
-
-    /// Ends the request as failed for this reason, unless it is condemned already.
-    pub fn fail(self, reason: Reason) {
-        self.0.end(Some(reason));
-    }
-
-    /// Gives a backend connection back for the next request.
-    pub fn keep(&self, link: Link) {
-        if let Some(lane) = self.0.lane() {
-            lane.keep(link, self.0.terms().pool, self.0.worker.now());
-        }
-    }
-
-    /// Its last byte is with the library that sends it; it ends when that has flushed it to the socket.
-    pub fn flush(self) {
-        self.0.step.set(Step::Flushing);
-        let conn = self.0.conn.clone();
-        conn.finishes(self);
-    }
-
-    /// Its last byte is with the kernel: the request is done.
-    pub fn finish(self) {
-        self.0.end(self.0.reason.get());
-    }
-
-    /// Answered by ourselves for this reason, which is what its end will say.
-    pub fn answered(&self, reason: Reason) {
-        self.0.reason.set(Some(reason));
-        // The answer is what the verdict comes to. A client that does not take it is condemned for that.
-        self.0.verdict.set(None);
-        self.0.step.set(Step::Streaming);
-        self.0.touch();
-        self.0.status.set(reason.status());
-    }
-}
-
-impl Deref for Guard {
-    type Target = Flight;
-
-    fn deref(&self) -> &Flight {
-        &self.0
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        self.0.end(self.0.reason.get().or(Some(Reason::ClientGone)));
     }
 }

@@ -135,6 +135,9 @@ async fn exchange(
     if is_last && upload.is_none() {
         conn.falls_silent();
     }
+    if upload.is_some() && headers::is_grpc(&head.headers) {
+        guard.converses();
+    }
     let (head, link) = send(worker, conn, guard, head, &upload, Purpose::Exchange).await?;
     passes(conn, guard, head, link, is_http2)
 }

@@ -349,13 +349,18 @@ static CONNECTIONS_OWN: [HeaderName; 6] =
 
 /// Whether an answer goes on until somebody ends it, rather than until it is complete.
 pub fn is_event_stream(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
-        let value = value.as_bytes();
-        const TYPE: &[u8] = b"text/event-stream";
-        value.len() >= TYPE.len()
-            && value[..TYPE.len()].eq_ignore_ascii_case(TYPE)
-            && matches!(value.get(TYPE.len()), None | Some(b';' | b' '))
-    })
+    matches!(after_type(headers, b"text/event-stream"), Some(None | Some(b';' | b' ')))
+}
+
+/// Whether a request is a call of gRPC, whose body may be one side of a conversation.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    matches!(after_type(headers, b"application/grpc"), Some(None | Some(b';' | b' ' | b'+')))
+}
+
+/// What the body is, if that begins so: the byte behind it, if there is one.
+fn after_type(headers: &HeaderMap, beginning: &[u8]) -> Option<Option<u8>> {
+    let (begins, rest) = headers.get(header::CONTENT_TYPE)?.as_bytes().split_at_checked(beginning.len())?;
+    begins.eq_ignore_ascii_case(beginning).then(|| rest.first().copied())
 }
 
 #[cfg(test)]

@@ -9,6 +9,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// Connections that may wait to be accepted, per socket; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
+/// Bytes of an answer that the kernel keeps for a client beyond what is on its way to it. Without a bound it is megabytes
+/// for each client that stops reading, until there is no memory for anybody's connection; and of what a slow client
+/// takes, it tells in lumps of a third of that.
+const UNSENT: u32 = 128 * 1024;
+
 /// How clients are received on one address.
 #[derive(Debug, Clone, Default)]
 pub struct Manner {
@@ -63,6 +68,8 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     // Inherited by every connection: small answers must not wait for an acknowledgement.
     socket.set_tcp_nodelay(true)?;
+    // Inherited too.
+    socket.set_tcp_notsent_lowat(UNSENT)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }

@@ -164,12 +164,20 @@ pub struct Limits {
     pub burst: u32,
     /// Bytes of a request head.
     pub header_size: usize,
+    /// Milliseconds to the first byte of a connection's first request.
+    pub first_byte_time: u64,
+    /// Milliseconds for what comes before HTTP.
+    pub handshake_time: u64,
     /// Milliseconds for a request head.
     pub header_time: u64,
     /// Milliseconds between two requests.
     pub idle_time: u64,
     /// Bytes of a request body.
     pub body_size: u64,
+    /// Bytes of it per second, at least.
+    pub body_rate: u64,
+    /// Bytes of an answer that a client takes per second, at least.
+    pub answer_rate: u64,
 }
 
 impl Limits {
@@ -180,9 +188,13 @@ impl Limits {
             rate: limits.requests_per_second,
             burst: if limits.requests_burst == 0 { limits.requests_per_second } else { limits.requests_burst },
             header_size: usize::try_from(limits.header_size.get()).unwrap_or(usize::MAX),
+            first_byte_time: millis(limits.first_byte_time),
+            handshake_time: millis(limits.handshake_time),
             header_time: millis(limits.header_time),
             idle_time: millis(limits.idle_time),
             body_size: if limits.body_size.get() == 0 { u64::MAX } else { limits.body_size.get() },
+            body_rate: limits.body_rate.get(),
+            answer_rate: limits.answer_rate.get(),
         }
     }
 }

@@ -625,6 +625,18 @@ impl Metrics {
         Metrics(series.collect())
     }
 
+    /// What a metric comes to for each value of a label.
+    pub(crate) fn by(&self, name: &str, label: &str) -> BTreeMap<String, f64> {
+        let mut sums = BTreeMap::new();
+        for (series, value) in &self.0 {
+            let Some((metric, labels)) = series.split_once('{').filter(|(metric, _)| *metric == name) else { continue };
+            let mut labels = labels.trim_end_matches('}').split(',').filter_map(|pair| pair.split_once('='));
+            let of = labels.find(|(key, _)| *key == label).unwrap_or_else(|| panic!("{metric} has no label {label}")).1;
+            *sums.entry(of.trim_matches('"').to_owned()).or_default() += value;
+        }
+        sums
+    }
+
     /// The sum of a metric's series that have all these labels; 0 when there is none.
     pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let wanted: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value:?}")).collect();

@@ -392,6 +392,11 @@ impl Raw {
         self.socket.set_linger(Some(Duration::ZERO)).expect("a connection");
     }
 
+    /// The connection alone, open and silent from now on.
+    pub(crate) fn into_socket(self) -> Socket {
+        self.socket
+    }
+
     /// The address the other side sees.
     pub(crate) fn local_address(&self) -> SocketAddr {
         self.socket.local_addr().expect("a connection").as_socket().expect("a TCP connection")

@@ -164,7 +164,8 @@ fn one_stream_too_many_is_refused_and_the_connection_lives() {
 
 #[test]
 fn a_preface_that_comes_too_slowly_ends_the_connection() {
-    let (door, blue) = one_worker().set("limits.header_time", "300ms").before(site);
+    let builder = one_worker().set("limits.header_time", "300ms").set("limits.handshake_time", "300ms");
+    let (door, blue) = builder.before(site);
     // As far as it could be a head of HTTP/1.1, and beyond that.
     let mut early = door.connect();
     let mut late = door.connect();

@@ -141,9 +141,12 @@ fn a_deadline_of_zero_is_a_fault() {
         assert_eq!(fault.message(), format!("`{key}` is no time at all"));
         assert_eq!(fault.line(), Some(3));
     }
-    for key in ["header_time", "idle_time"] {
-        assert_eq!(fault(&format!("limits.{key} = \"0s\"\n")).line(), Some(1));
+    for key in ["first_byte_time", "handshake_time", "header_time", "idle_time"] {
+        let fault = fault(&format!("limits.{key} = \"0s\"\n"));
+        assert_eq!((fault.message(), fault.line()), (&format!("`limits.{key}` is no time at all")[..], Some(1)));
     }
+    // A rate of nothing is none.
+    Config::parse("limits = { body_rate = \"0\", answer_rate = \"0\" }\n", Path::new("x")).expect("no fault");
 }
 
 #[test]

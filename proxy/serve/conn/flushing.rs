@@ -51,10 +51,10 @@ impl Conn {
         drop(self.no_longer_flushing(stream));
     }
 
-    /// The client takes what is left of this stream.
-    pub(super) fn moves(&self, stream: u32) {
+    /// The client takes bytes of what is left of this stream.
+    pub(super) fn moves(&self, stream: u32, bytes: u32) {
         if let Some(flushing) = self.flushing.borrow().iter().find(|flushing| flushing.is(stream)) {
-            flushing.guard.touch();
+            flushing.guard.flushed(bytes);
         }
     }
 

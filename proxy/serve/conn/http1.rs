@@ -183,7 +183,8 @@ fn over(conn: &Conn, mut socket: ClientSocket, unused: Bytes, parting: Parting, 
     {
         return Over::Tunnel(socket, unused, tunnel);
     }
-    if conn.broken.get() && conn.old.get() {
+    // What a client does not take, the kernel would keep for it for minutes, megabytes of it.
+    if conn.stalled.get() > 0 || conn.broken.get() && conn.old.get() {
         return Over::Part(socket, Parting::Reset);
     }
     // hyper leaves this one unanswered, and its bytes with us.
@@ -243,8 +244,8 @@ impl Io {
     }
 
     fn wrote(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(1..)) = result {
-            self.conn.taken.set(self.worker.now());
+        if let Poll::Ready(Ok(bytes @ 1..)) = result {
+            self.conn.takes(bytes, self.worker.now());
         }
         result
     }

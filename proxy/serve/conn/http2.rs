@@ -51,8 +51,7 @@ pub(super) async fn speak(
     stream: ClientSocket,
 ) -> Option<(ClientSocket, Parting)> {
     conn.several.set(true);
-    conn.phase.set(Phase::Receiving);
-    conn.since.set(worker.now());
+    conn.enters(Phase::Receiving, worker.now());
     let book = Rc::new(Book::default());
     let io = Io::new(worker, conn, &book, stream);
     let ended = exchange(worker, conn, &book, io).await;
@@ -116,7 +115,10 @@ async fn exchange(worker: &Rc<Worker>, conn: &Rc<Conn>, book: &Book, io: Io) -> 
     let mut requests: Option<FuturesUnordered<_>> = None;
     let ended = poll_fn(|cx| {
         match conn.obey(cx) {
-            Some(Order::Abort | Order::Refuse(_)) => return Poll::Ready(Ok(())),
+            Some(Order::Abort) => return Poll::Ready(Ok(())),
+            Some(Order::Refuse(_)) => {
+                return Poll::Ready(Err(Ended { label: Some("h2_head_timeout"), source: None }));
+            }
             Some(Order::Leave) if conn.busy.get() == 0 => {
                 // Said once: what the client does not take at once is not waited for.
                 h2.abrupt_shutdown(Reason::NO_ERROR);
@@ -232,13 +234,9 @@ async fn send(
             Poll::Ready(Err(Stopped::Receiver(Reason::INTERNAL_ERROR.into())))
         }
         None => {
-            let waiting = pump.waiting();
             let pumped = pump.poll(cx);
-            // A piece that a client takes in many small steps is long on its way, and yet taken.
-            if pump.waiting() != waiting
-                && let Some(flight) = &flight
-            {
-                flight.touch();
+            if let Some(flight) = &flight {
+                flight.holds_back(pump.waiting());
             }
             pumped
         }

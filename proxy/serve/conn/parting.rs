@@ -27,7 +27,8 @@ pub(super) enum Parting {
     Linger,
     /// Answer this, then let the client read it.
     Refuse(Reason),
-    /// Make sure that the client does not take a broken answer for a whole one.
+    /// At once, and with what the kernel still has for the client: so that it does not take a broken answer for a whole
+    /// one, or because it takes nothing.
     Reset,
 }
 

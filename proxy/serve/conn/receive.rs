@@ -1,4 +1,4 @@
-//! What comes before HTTP? A PROXY header that says who the client is, and TLS, each within the head's deadline.
+//! What comes before HTTP? A PROXY header that says who the client is, and TLS, within one deadline.
 
 use std::io;
 use std::net::SocketAddr;
@@ -33,7 +33,7 @@ pub(super) async fn receive(worker: &Worker, conn: &Conn, tcp: TcpStream) -> Opt
             None
         }
         Ok(stream) => {
-            conn.rest(worker.now());
+            conn.enters(Phase::New, worker.now());
             Some(stream)
         }
         Err(Fault { label, source }) => {

@@ -29,10 +29,10 @@ impl Worker {
         // What is stamped between two sweeps is stamped with the earlier one: nobody is charged for time he did not have.
         let charged = now.saturating_sub(SWEEP.as_millis() as u64);
         for conn in self.conns.borrow().iter().map(|(_, conn)| conn) {
-            conn.sweep(charged, limits.idle_time, limits.header_time);
+            conn.sweep(charged, &limits);
         }
         for flight in self.flights.borrow().iter().map(|(_, flight)| flight) {
-            if let Some(reason) = flight.overdue(charged) {
+            if let Some(reason) = flight.overdue(charged, &limits) {
                 flight.condemn(reason);
             }
             flight.sweep(now);

@@ -25,11 +25,11 @@ pub(super) struct Book {
     ended: RefCell<Vec<u32>>,
     /// Streams that the client has reset.
     reset: RefCell<Vec<u32>>,
-    /// Streams of which a piece of the body left.
-    moved: RefCell<Vec<u32>>,
-    /// The highest stream that a block of headers began, and the one whose block is not at its end.
+    /// Streams of which a piece of the body left, and how long it is.
+    moved: RefCell<Vec<(u32, u32)>>,
+    /// The highest stream that a block of headers began, and the one whose block is not at its end, with when it began.
     highest: Cell<u32>,
-    opening: Cell<u32>,
+    opening: Cell<Option<(u32, u64)>>,
     /// Streams begun by a whole block of headers, and those of them that became requests.
     opened: Cell<u64>,
     accepted: Cell<u64>,
@@ -54,12 +54,12 @@ impl Book {
         match frame {
             Frame::Begins { kind: Kind::Headers, stream, .. } if stream > self.highest.get() => {
                 self.highest.set(stream);
-                self.opening.set(stream);
+                self.opening.set(Some((stream, now)));
             }
             Frame::Ended { kind: Kind::Headers | Kind::Continuation, flags, stream }
-                if flags & END_HEADERS != 0 && stream == self.opening.get() =>
+                if flags & END_HEADERS != 0 && self.opening.get().is_some_and(|(opening, _)| stream == opening) =>
             {
-                self.opening.set(0);
+                self.opening.set(None);
                 self.opened.set(self.opened.get() + 1);
             }
             Frame::Ended { kind: Kind::Reset, stream, .. } => self.reset.borrow_mut().push(stream),
@@ -72,7 +72,7 @@ impl Book {
 
     fn left(&self, frame: Frame) {
         match frame {
-            Frame::Begins { kind: Kind::Data, stream, .. } => self.moved.borrow_mut().push(stream),
+            Frame::Begins { kind: Kind::Data, stream, length, .. } => self.moved.borrow_mut().push((stream, length)),
             Frame::Ended { kind: Kind::Data | Kind::Headers, flags, stream } if flags & END_STREAM != 0 => {
                 self.ended.borrow_mut().push(stream);
             }
@@ -80,10 +80,11 @@ impl Book {
         }
     }
 
-    /// Ends the requests that have ended, and notes which go on.
+    /// Ends the requests that have ended, and notes which go on, and whether one is about to begin.
     pub(super) fn settle(&self, conn: &Conn) {
+        conn.opening.set(self.opening.get().map(|(_, since)| since));
         // The lists keep their memory.
-        self.moved.borrow_mut().drain(..).for_each(|stream| conn.moves(stream));
+        self.moved.borrow_mut().drain(..).for_each(|(stream, length)| conn.moves(stream, length));
         self.ended.borrow_mut().drain(..).for_each(|stream| conn.flushed(stream));
         self.reset.borrow_mut().drain(..).for_each(|stream| conn.lost(stream));
     }
@@ -143,7 +144,7 @@ impl Io {
             if bytes == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.conn.taken.set(self.worker.now());
+            self.conn.takes(bytes, self.worker.now());
             let of_held = bytes.min(self.held.len());
             for piece in [&self.held[..of_held], &buf[..bytes - of_held]] {
                 self.written.feed(piece, |frame| self.book.left(frame));
