@@ -3,10 +3,11 @@
 //! [`api`] and [`watch`] bring commands, [`switchboard`] decides, [`operate`] carries out what it decided: [`probe`]
 //! asks a color, [`state`] saves (`save` keeps the order), the table is published, workers confirm, [`drain`] waits for
 //! the old color, [`streams`] says when what goes on there shall leave. What nobody asked for, the rounds and what
-//! changes on disk, is in `unasked`; [`certificates`] are read again when their files change, and [`acme`] fetches others. [`boot`] begins where the
-//! last run ended and [`reload`] takes a new configuration in. [`caller`] knows who asks and what they may, [`events`]
-//! and [`report`] tell what happened and what is; [`admin`] and [`metrics`] show it to machines and people, who are
-//! kept from holding too many connections by [`bounded`].
+//! changes on disk, is in `unasked`; [`certificates`] and [`pages`] are read again when their files change, and
+//! [`acme`] fetches other certificates. [`boot`] begins where the last run ended and [`reload`] takes a new
+//! configuration in. [`caller`] knows who asks and what they may, [`events`] and [`report`] tell what happened and what
+//! is; [`admin`] and [`metrics`] show it to machines and people, who are kept from holding too many connections by
+//! [`bounded`].
 //!
 //! All of it runs on one thread of its own, so it answers however busy the workers are.
 
@@ -24,6 +25,7 @@ pub mod live_file;
 pub mod metrics;
 pub mod openapi;
 pub mod operate;
+pub mod pages;
 pub mod probe;
 pub mod registry;
 pub mod reload;

@@ -3,8 +3,8 @@
 //! Two wings that do not know each other: [`serve`] is what happens to a request, [`control`] is what changes where
 //! requests go. Between them the hall, which both know: [`table`], the immutable answer to "where does this request
 //! go?", the [`cell`]s in which a request's hold on a backend is counted, the [`certificates`] that answer a client's
-//! TLS and the [`challenges`] of those who issue them, the [`mail`] that control sends to workers, the [`family`] that a
-//! metric belongs to, and the [`clock`].
+//! TLS and the [`challenges`] of those who issue them, the [`pages`] that clients read when a request fails, the
+//! [`mail`] that control sends to workers, the [`family`] that a metric belongs to, and the [`clock`].
 //!
 //! [`run()`] introduces them to each other. [`demo`] is an application to try it with.
 //!
@@ -25,6 +25,7 @@ pub mod control;
 pub mod demo;
 pub mod family;
 pub mod mail;
+pub mod pages;
 pub mod run;
 pub mod serve;
 pub mod table;

@@ -105,7 +105,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Verb::Check => {
             let (config, path) = load(config)?;
             filter(&config.log)?;
-            bgproxy::run::check(&config)?;
+            bgproxy::run::check(&config, path.as_deref())?;
             let path = path.as_deref().map_or("the built-in configuration".into(), Path::to_string_lossy);
             let services: Vec<String> = config.service.keys().map(|name| format!("`{name}`")).collect();
             print(&format!("{path} is fine: it serves {}\n", services.join(", ")))

@@ -2,7 +2,7 @@
 //! workers, then the control wing, waits for a signal, and takes it all down again.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +30,7 @@ use crate::control::certificates::{self, Pairs, Unusable};
 use crate::control::events::Events;
 use crate::control::metrics::{ControlMetrics, Tally};
 use crate::control::operate::{Ask, Desk, Parts, Switchboard};
+use crate::control::pages::PageFiles;
 use crate::control::registry::Registry;
 use crate::control::report::About;
 use crate::control::socket::ControlSocket;
@@ -114,6 +115,7 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
     let mut pairs = unless_unusable(Pairs::load(&config.certificate))?;
     pairs.fetched(keeper.0.certificates());
     let tls = handshakes(&config, pairs.certificates(), &challenges)?;
+    let pages = error_pages(&config, config_path.as_deref())?;
     let listeners = bind_listeners(&config, workers, tls, named)?;
     let admin_socket = bind_admin(&config, named)?;
     let board = boot::boot(&config, &store, assume_live.as_ref())?;
@@ -167,6 +169,7 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
             board,
             pairs,
             keeper,
+            pages,
             config,
             config_path,
         };
@@ -243,13 +246,24 @@ fn raise_descriptor_limit(config: &Config) {
     }
 }
 
-/// Whether the files that a configuration names could be used at a start.
+/// Whether the files that a configuration, read here, names could be used at a start.
 ///
 /// # Errors
 /// One error that says which file cannot be, and what to do.
-pub fn check(config: &Config) -> anyhow::Result<()> {
+pub fn check(config: &Config, path: Option<&Path>) -> anyhow::Result<()> {
+    error_pages(config, path)?;
     let pairs = unless_unusable(Pairs::load(&config.certificate))?;
     handshakes(config, pairs.certificates(), &Arc::default()).map(drop)
+}
+
+fn error_pages(config: &Config, path: Option<&Path>) -> anyhow::Result<PageFiles> {
+    PageFiles::load(&config.error_pages).map_err(|fault| match path {
+        Some(path) => anyhow::Error::new(fault.in_config(path)),
+        None => {
+            let hint = Hint(fault.hint().to_owned());
+            anyhow::Error::new(fault).context(hint)
+        }
+    })
 }
 
 /// The rules of TLS of each listener that has it, in the order of the configuration.

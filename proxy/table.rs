@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bgproxy_conf::{Address, Color, Host, Limits, PathPrefix, Protocol, ServiceName, Trusted};
 
 use crate::cell::{Cell, Sum};
+use crate::pages::Pages;
 
 /// Everything a worker needs to know to serve a request. Made by the switchboard, never changed.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub struct Table {
     pub limits: Limits,
     /// Whose forwarding headers are believed.
     pub trusted: Trusted,
+    /// What clients read when a request fails.
+    pub pages: Arc<Pages>,
     routes: Routes,
     /// Where in `services` a name is.
     names: HashMap<ServiceName, usize>,
@@ -107,7 +110,12 @@ impl Table {
             slots.flat_map(|(index, service)| service.backends.iter().map(move |backend| (backend.slot, index)));
         let slots = slots.collect();
         let names = services.iter().enumerate().map(|(index, service)| (service.name.clone(), index)).collect();
-        Table { services, limits, trusted, routes, names, slots }
+        Table { services, limits, trusted, pages: Arc::default(), routes, names, slots }
+    }
+
+    /// The same with these pages.
+    pub fn with_pages(self, pages: Arc<Pages>) -> Table {
+        Table { pages, ..self }
     }
 
     /// Where a request for this host (as sent: any case, perhaps with a port) and path goes.

@@ -17,6 +17,9 @@ mod failing;
 // Backends that are spoken to in another way: HTTP/2, PROXY protocol.
 mod backends;
 
+// What clients read when a request fails.
+mod error_pages;
+
 // What connections are between requests.
 mod parking;
 
@@ -41,11 +44,11 @@ mod grpc;
 // PROXY protocol: who the client is, with HAProxy before the door and nginx behind it.
 mod proxied;
 
-// What hostile and odd requests get, and what of them a backend sees.
-mod hostile;
-
 // Who takes his time: deadlines, and what crowds of slow clients cost the others.
 mod slow;
+
+// What hostile and odd requests get, and what of them a backend sees.
+mod hostile;
 
 // What clients of HTTP/2 get that flood, stall or break the rules, and what it costs the others.
 mod hostile_http2;

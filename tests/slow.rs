@@ -24,6 +24,9 @@ const STEP: Duration = Duration::from_millis(100);
 /// The body of `/big`, more than a kernel buffers.
 const BIG: usize = 24 * 1024 * 1024;
 
+/// The body of `/some`.
+const SOME: usize = 200_000;
+
 fn one_worker() -> Builder {
     Door::builder().set("workers", 1)
 }
@@ -32,6 +35,7 @@ fn site(at: std::path::PathBuf) -> Fake {
     let events = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n".to_vec();
     let choose = Choice::new(move |target| match target {
         "/big" => vec![Act::Say(ok(&"x".repeat(BIG)))],
+        "/some" => vec![Act::Say(ok(&"x".repeat(SOME)))],
         "/events" => vec![Act::Say(events.clone()), Act::Flood],
         _ => vec![Act::Echo],
     });
@@ -275,7 +279,7 @@ fn a_stream_taken_byte_by_byte_is_reset_and_no_other() {
     let connect = || {
         let mut client = RawHttp2::with(door.addr(), &[(INITIAL_WINDOW_SIZE, 0)]);
         client.send(window_update(0, 1 << 30));
-        let stream = client.ask("/big");
+        let stream = client.ask("/some");
         client.wait("the head", |client| client.so_far(stream).status == 200);
         (client, stream)
     };
@@ -297,7 +301,7 @@ fn a_stream_taken_byte_by_byte_is_reset_and_no_other() {
     dawdles.send(window_update(next, 1000));
     assert_eq!(dawdles.answer(next).text(), "GET / HTTP/1.1", "the connection goes on");
     honest.send(window_update(stream, 1 << 30));
-    assert_eq!(honest.answer(stream).body.len(), BIG);
+    assert_eq!(honest.answer(stream).body.len(), SOME);
     drop((dawdles, honest));
     door.quiet();
     assert_eq!(failed(&door, "client_timeout"), 1.0);

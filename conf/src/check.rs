@@ -29,11 +29,22 @@ pub fn check(config: &Config, text: &str, path: &Path) -> Result<(), ConfigError
     listeners::check(&file, config)?;
     acme::check(&file, config)?;
     process(&file, config)?;
+    error_pages(&file, config)?;
     for (name, service) in &config.service {
         services::check(&file, config, name, service)?;
     }
     routes(&file, config)?;
     live_files(&file, config)
+}
+
+/// A fault that shows only when what a key names is looked at, such as a file; the configuration is read again to show
+/// where that stands.
+pub fn fault(path: &Path, keys: &[&str], message: impl Into<String>, hint: &str) -> ConfigError {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let tree = DeTable::parse(&text).map(|tree| tree.into_inner()).unwrap_or_default();
+    let at: Vec<Step> = keys.iter().copied().map(key).collect();
+    let span = File { path, text: &text, tree }.find(&at);
+    ConfigError::at(path, &text, span, message, Some(hint.to_owned()))
 }
 
 // === the rules ===
@@ -70,6 +81,18 @@ fn process(file: &File<'_>, config: &Config) -> Result<(), ConfigError> {
         positive(file, [key("limits"), key(name)], &format!("limits.{name}"), time)?;
     }
     positive(file, [key("shutdown"), key("deadline")], "shutdown.deadline", config.shutdown.deadline)
+}
+
+fn error_pages(file: &File<'_>, config: &Config) -> Result<(), ConfigError> {
+    for (status, path) in &config.error_pages {
+        let at = [key("error_pages"), key(&status.to_string())];
+        absolute(file, at.clone(), &format!("error_pages.{status}"), path, "a path such as \"/etc/bgproxy/502.html\"")?;
+        if !path.extension().is_some_and(|kind| ["html", "json", "txt"].iter().any(|known| kind == *known)) {
+            let message = format!("`{}` does not say what kind of text it is", path.display());
+            return file.fault(at, message, "give it a name that ends in `.html`, `.json` or `.txt`");
+        }
+    }
+    Ok(())
 }
 
 fn routes(file: &File<'_>, config: &Config) -> Result<(), ConfigError> {

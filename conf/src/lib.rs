@@ -20,7 +20,8 @@ use serde::{Deserialize, Serialize};
 
 pub use error::ConfigError;
 pub use types::{
-    Address, Bytes, Color, Host, PathPrefix, Principal, Seconds, ServiceName, StatusRanges, UpgradeToken, Workers,
+    Address, Bytes, Color, ErrorStatus, Host, PathPrefix, Principal, Seconds, ServiceName, StatusRanges, UpgradeToken,
+    Workers,
 };
 
 /// Where the configuration is read from when no `-c` is given.
@@ -50,6 +51,10 @@ pub struct Config {
     pub trusted: Trusted,
     /// What one client may cost.
     pub limits: Limits,
+    /// Pages in place of those that the door itself answers with, by status: `502 = "/etc/bgproxy/502.html"`. They are
+    /// read at the start, at a reload and when they change; `.html`, `.json` or `.txt`, UTF-8, at most 64 KiB each. A
+    /// client that asks for another kind of text gets that, built in.
+    pub error_pages: BTreeMap<ErrorStatus, PathBuf>,
     /// How the process ends.
     pub shutdown: Shutdown,
     /// The operator's log and the access log.
@@ -511,6 +516,7 @@ impl Default for Config {
             state: State::default(),
             trusted: Trusted::default(),
             limits: Limits::default(),
+            error_pages: BTreeMap::new(),
             shutdown: Shutdown::default(),
             log: Log::default(),
             service: BTreeMap::from([(name, Service::default())]),
@@ -778,7 +784,7 @@ mod tests {
     /// The example with its commented-out keys: those follow their `#` without a space.
     fn example_in_full() -> String {
         let uncomment = |line: &'static str| match line.strip_prefix('#') {
-            Some(rest) if rest.starts_with(|c: char| c == '[' || c.is_ascii_lowercase()) => rest,
+            Some(rest) if rest.starts_with(|c: char| c == '[' || c.is_ascii_lowercase() || c.is_ascii_digit()) => rest,
             _ => line,
         };
         EXAMPLE.lines().map(uncomment).collect::<Vec<_>>().join("\n")

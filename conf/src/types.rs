@@ -14,7 +14,7 @@ use std::str::FromStr;
 
 use serde::de::{self, Deserializer, Visitor};
 
-pub use amounts::{Bytes, Seconds, StatusRanges, Workers};
+pub use amounts::{Bytes, ErrorStatus, Seconds, StatusRanges, Workers};
 pub use names::{Color, Principal, ServiceName, UpgradeToken};
 pub use places::{Address, Host, PathPrefix};
 

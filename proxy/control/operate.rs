@@ -26,6 +26,7 @@ use super::drain::Drain;
 use super::events::Events;
 use super::failpoint;
 use super::live_file::{self, Reader};
+use super::pages::PageFiles;
 use super::probe;
 use super::registry::Registry;
 use super::report::About;
@@ -125,6 +126,8 @@ pub struct Parts {
     pub pairs: Pairs,
     /// Who fetches others, and where it is told which.
     pub keeper: (Keeper, watch::Sender<Wanted>),
+    /// The error pages in use.
+    pub pages: PageFiles,
     /// Every backend.
     pub registry: Registry,
     /// Where tables are published.
@@ -154,6 +157,7 @@ pub struct Switchboard {
     keeper: JoinHandle<()>,
     /// The hosts whose certificates are fetched.
     pub(super) acme: Vec<AcmeStatus>,
+    pub(super) pages: PageFiles,
     pub(super) registry: Registry,
     table: Arc<ArcSwap<Table>>,
     pub(super) mail: Mailboxes,
@@ -206,6 +210,7 @@ impl Switchboard {
             board,
             pairs,
             keeper,
+            pages,
             registry,
             table,
             mail,
@@ -225,6 +230,7 @@ impl Switchboard {
             wanted,
             keeper,
             acme: Vec::new(),
+            pages,
             registry,
             table,
             mail,
@@ -459,7 +465,7 @@ impl Switchboard {
             }));
         }
         let table = Table::new(services, self.config.limits.clone(), self.config.trusted.clone());
-        self.table.store(Arc::new(table));
+        self.table.store(Arc::new(table.with_pages(self.pages.pages())));
         used_again.iter().for_each(|backend| self.keep_streams(backend));
     }
 

@@ -8,6 +8,7 @@ use bgproxy_conf::{Color, Config, ServiceName};
 use super::acme::Wanted;
 use super::boot;
 use super::operate::Switchboard;
+use super::pages::PageFiles;
 use super::switchboard::{Board, Entry, Unfit};
 use super::watch::{self, Key};
 use crate::clock;
@@ -42,6 +43,7 @@ impl Switchboard {
         let config = Config::load(path).map_err(|error| error.to_string())?;
         let (board, changed) = self.build(&config)?;
         let pairs = self.pairs.with(&config.certificate).map_err(|fault| format!("{fault}\nhint: {}", fault.hint()))?;
+        let pages = PageFiles::load(&config.error_pages).map_err(|fault| fault.in_config(path).to_string())?;
         if !changed.is_empty() {
             let records = changed.iter().map(|name| (name.clone(), board.services[name].record.clone()));
             let saved = self.save(records.collect());
@@ -59,6 +61,7 @@ impl Switchboard {
             .collect();
         self.board = board;
         self.pairs.adopt(pairs);
+        self.pages = pages;
         self.tally.expiry(self.pairs.expiry());
         self.config = keep_what_needs_restart(config, &self.config);
         self.wanted.send_replace(Wanted::of(&self.config));

@@ -1,5 +1,5 @@
 //! What is done that nobody asked for? Looks around once a round, and follows what changes on disk: the configuration,
-//! live files, certificates, backends' sockets.
+//! live files, certificates, error pages, backends' sockets.
 
 use std::path::Path;
 
@@ -59,6 +59,7 @@ impl Switchboard {
             watched.push(Watched::new(Key::Config, path, watch::What::Content));
         }
         watched.extend(self.pairs.watched());
+        watched.extend(self.pages.watched());
         for (name, config) in &self.config.service {
             if let Some(path) = &config.live_file {
                 watched.push(Watched::new(Key::LiveFile(name.clone()), path, watch::What::Content));
@@ -103,6 +104,19 @@ impl Switchboard {
             Key::Certificate(path) => {
                 let outcomes = self.pairs.changed(&path, change.seen);
                 self.certificates_changed(outcomes);
+            }
+            Key::Page(path) => self.page_changed(&path, change.seen),
+        }
+    }
+
+    fn page_changed(&mut self, path: &Path, seen: Seen) {
+        match self.pages.changed(path, seen) {
+            Ok(()) => {
+                self.publish();
+                tracing::info!(page = %path.display(), "error page replaced");
+            }
+            Err(fault) => {
+                tracing::warn!(page = %path.display(), "error page not replaced, the old one stays in use: {fault}");
             }
         }
     }

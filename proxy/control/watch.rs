@@ -56,6 +56,8 @@ pub enum Key {
     Socket(ServiceName, Color),
     /// A file of a certificate or of its key, which several pairs may share.
     Certificate(PathBuf),
+    /// A page for requests that fail, which several statuses may share.
+    Page(PathBuf),
 }
 
 /// What about a path is watched.

@@ -217,7 +217,7 @@ fn with_tls_a_certificate_is_made_whose_key_is_nobody_elses_to_read() {
     let ports = Ports { door: 0, tls: Some(0), admin: 0 };
     let config = config(dir.path(), ports).expect("a certificate");
     bgproxy_conf::check::check(&config, "", Path::new("demo.toml")).expect("right");
-    crate::run::check(&config).expect("a pair that fits");
+    crate::run::check(&config, None).expect("a pair that fits");
     let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
     assert_eq!(mode(&config.certificate[0].key), 0o600);
     let error = super::config(dir.path(), ports).expect_err("it is there already").to_string();

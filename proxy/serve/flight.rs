@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bgproxy_conf::wire::CutRequest;
-use http::{HeaderMap, Method, StatusCode, Uri, request};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, request};
 
 pub use self::guard::Guard;
 
@@ -64,6 +64,8 @@ pub struct Flight {
     pub leave: Leave,
     method: Method,
     target: Uri,
+    /// What kind of text the client would read, should the request fail.
+    accept: Option<HeaderValue>,
     status: Cell<StatusCode>,
     reason: Cell<Option<Reason>>,
     bytes_in: Cell<u64>,
@@ -99,19 +101,20 @@ impl Flight {
             touched: Cell::new(worker.now()),
             upload: Cell::new(Side::Nobody),
             download: Cell::new(Side::Nobody),
-            verdict: Cell::new(None),
-            sleeper: Sleeper::default(),
             upload_pace: Cell::new(Pace::at(0)),
             download_pace: Cell::new(Pace::at(if stream_id == 0 { conn.written() } else { 0 })),
             conversation: Cell::new(false),
             held_back: Cell::new(0),
             flushed: Cell::new(0),
+            verdict: Cell::new(None),
+            sleeper: Sleeper::default(),
             hold: RefCell::new(Hold::Nothing),
             terms: Cell::new(Terms { idle: UNCLAIMED, ..Terms::default() }),
             client: Cell::new(conn.client().address.ip()),
             leave: Leave::default(),
             method: head.method.clone(),
             target: head.uri.clone(),
+            accept: head.headers.get(header::ACCEPT).cloned(),
             status: Cell::new(StatusCode::OK),
             reason: Cell::new(None),
             bytes_in: Cell::new(0),
@@ -169,6 +172,16 @@ impl Flight {
         if let Some(noted) = &mut *self.noted.borrow_mut() {
             noted.request_id = headers.get(headers::X_REQUEST_ID).cloned();
         }
+    }
+
+    /// The id under which the log knows it, if it does.
+    pub fn request_id(&self) -> Option<HeaderValue> {
+        self.noted.borrow().as_ref()?.request_id.clone()
+    }
+
+    /// What kind of text the client would read.
+    pub fn accept(&self) -> Option<&HeaderValue> {
+        self.accept.as_ref()
     }
 
     /// A second try.

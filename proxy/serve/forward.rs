@@ -8,7 +8,7 @@ use http::{HeaderValue, Method, StatusCode, Version, header, request, response};
 use hyper::body::Body as _;
 use hyper::{Request, Response};
 
-use super::answer;
+use super::answer::{self, Asked};
 use super::body::{Body, Source, Upload};
 use super::conn::Conn;
 use super::error::{Failure, Reason};
@@ -52,7 +52,9 @@ pub async fn forward(worker: &Rc<Worker>, conn: &Rc<Conn>, request: Request<Inco
         Err(failure) => {
             guard.complain(&failure);
             guard.answered(failure.reason);
-            answer::to(failure.reason).map(|text| Body::own(text, guard))
+            let request_id = guard.request_id();
+            let asked = Asked { accept: guard.accept(), request_id: request_id.as_ref() };
+            answer::to(failure.reason, &worker.pages(), &asked).map(|text| Body::own(text, guard))
         }
     };
     if is_http2 {

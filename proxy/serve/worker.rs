@@ -39,6 +39,7 @@ use super::meter::{Clients, Meter, Meters};
 use super::pool::{Claim, Lane, Stock};
 use crate::challenges::Challenges;
 use crate::mail::Letter;
+use crate::pages::Pages;
 use crate::table::{Backend, Destination, Table};
 use clock::Clock;
 
@@ -277,6 +278,11 @@ impl Worker {
     /// Whether backends also get `Forwarded`.
     pub fn says_forwarded(&self) -> bool {
         self.table.borrow_mut().load().trusted.forwarded
+    }
+
+    /// The operator's pages for requests that fail.
+    pub fn pages(&self) -> Arc<Pages> {
+        self.table.borrow_mut().load().pages.clone()
     }
 
     /// Whether it finishes what it began and takes nothing new.

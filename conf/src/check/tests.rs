@@ -150,6 +150,38 @@ fn a_deadline_of_zero_is_a_fault() {
 }
 
 #[test]
+fn an_error_page_is_an_absolute_path_that_shows_what_it_is() {
+    assert_snapshot!(fault("[error_pages]\n502 = \"/a.html\"\n503 = \"503.html\"\n"), @r#"
+        error: `error_pages.503` is not an absolute path
+         --> bgproxy.toml:3:1
+          |
+        3 | 503 = "503.html"
+          | ^^^
+          |
+          = help: write a path such as "/etc/bgproxy/502.html"
+        "#);
+    assert_snapshot!(fault("[error_pages]\n502 = \"/a.htm\"\n"), @r#"
+        error: `/a.htm` does not say what kind of text it is
+         --> bgproxy.toml:2:1
+          |
+        2 | 502 = "/a.htm"
+          | ^^^
+          |
+          = help: give it a name that ends in `.html`, `.json` or `.txt`
+        "#);
+    assert_snapshot!(fault("[error_pages]\n200 = \"/a.html\"\n"), @r#"
+        error: `200` is not the status of a failure
+         --> bgproxy.toml:2:1
+          |
+        2 | 200 = "/a.html"
+          | ^^^
+          |
+          = help: write a status from 400 to 599, such as 502
+        "#);
+    Config::parse("error_pages = { 404 = \"/a.txt\", 502 = \"/b.json\" }\n", Path::new("x")).expect("no fault");
+}
+
+#[test]
 fn a_service_without_backends_is_a_fault() {
     assert_snapshot!(fault("[service.a]\nbackends = {}\n"), @r#"
         error: service `a` has no backend

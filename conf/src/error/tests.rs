@@ -49,7 +49,7 @@ fn an_unknown_key_names_the_one_that_was_meant() {
     1 | [drain]
       |  ^^^^^
       |
-      = help: known here: `workers`, `listen`, `certificate`, `acme`, `control`, `admin`, `state`, `trusted`, `limits`, `shutdown`, `log`, `service`
+      = help: known here: `workers`, `listen`, `certificate`, `acme`, `control`, `admin`, `state`, `trusted`, `limits`, `error_pages`, `shutdown`, `log`, `service`
     ");
 }
 

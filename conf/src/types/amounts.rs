@@ -1,4 +1,4 @@
-//! How much of something? Durations, sizes, numbers of workers, sets of statuses.
+//! How much of something? Durations, sizes, numbers of workers, statuses and sets of them.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -32,6 +32,10 @@ pub enum Workers {
 /// A set of HTTP statuses, such as `200-399` or `200,204,300-399`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct StatusRanges(Vec<(u16, u16)>);
+
+/// The HTTP status of a failure, from 400 to 599.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ErrorStatus(u16);
 
 // === impl Seconds ===
 
@@ -312,6 +316,33 @@ impl fmt::Display for StatusRanges {
     }
 }
 
+// === impl ErrorStatus ===
+
+impl ErrorStatus {
+    /// The number.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl FromStr for ErrorStatus {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let status = text.parse().ok().filter(|status| text.len() == 3 && (400..=599).contains(status));
+        status.map(ErrorStatus).ok_or_else(|| {
+            let what = format!("`{}` is not the status of a failure", shown(text));
+            Invalid::new(what, "a status from 400 to 599, such as 502")
+        })
+    }
+}
+
+impl fmt::Display for ErrorStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 // === as text ===
 
 written_as_text!(
@@ -350,6 +381,12 @@ written_as_text!(
     "A set of HTTP statuses.",
     ["200-399", "200,204,300-399"]
 );
+
+written_as_text!(ErrorStatus, r"^[45][0-9]{2}$", "The HTTP status of a failure.", ["502"]);
+
+impl Text for ErrorStatus {
+    const EXPECTED: &str = "the status of a failure, such as 502";
+}
 
 impl Text for StatusRanges {
     const EXPECTED: &str = "statuses such as \"200-399\"";

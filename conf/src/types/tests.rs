@@ -195,6 +195,14 @@ fn statuses_are_ranges_and_numbers_from_100_to_599() {
 }
 
 #[test]
+fn the_status_of_a_failure_is_from_400_to_599() {
+    assert_eq!(round::<ErrorStatus>("502"), "502");
+    for text in ["", "40", "399", "600", "0502", "+50", "5xx", " 502"] {
+        assert!(text.parse::<ErrorStatus>().is_err(), "{text:?}");
+    }
+}
+
+#[test]
 fn every_example_of_the_schema_is_such_a_value() {
     fn examples<T: FromStr<Err = Invalid> + JsonSchema>() {
         let schema = schemars::schema_for!(T);
@@ -204,6 +212,7 @@ fn every_example_of_the_schema_is_such_a_value() {
     examples::<Host>();
     examples::<PathPrefix>();
     examples::<Address>();
+    examples::<ErrorStatus>();
     examples::<Color>();
     examples::<ServiceName>();
     examples::<Seconds>();

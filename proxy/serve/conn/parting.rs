@@ -36,7 +36,7 @@ pub(super) enum Parting {
 pub(super) async fn part(worker: &Worker, mut stream: ClientSocket, parting: Parting) {
     if let Parting::Refuse(reason) = parting {
         worker.nowhere.refused(reason);
-        let answer = answer::raw(reason);
+        let answer = answer::raw(reason, &worker.pages());
         // A client that does not even take a refusal is not owed one.
         let said = async {
             stream.write_all(&answer).await?;
