@@ -13,11 +13,12 @@ pub(super) fn start(who: &Who, site: &Site) -> anyhow::Result<Participant> {
     fs::create_dir(home.join("state"))?;
     let (here, cert, key) = (home.display(), &site.certificate.cert, &site.certificate.key);
     let access = if who.setup.log { home.join("access.log").display().to_string() } else { "off".to_owned() };
-    let rate = if who.setup.limited { 100_000 } else { 0 };
+    // Not said where there is none: an older build may not know the key.
+    let rate = if who.setup.limited { "limits.requests_per_second = 100000\n" } else { "" };
     let mut config = format!(
         "workers = {}\nadmin.address = \"{admin}\"\ncontrol.socket = \"{here}/control.sock\"\n\
          state.dir = \"{here}/state\"\nlog.access = {access:?}\nlimits.connections = 8000\n\
-         limits.requests_per_second = {rate}\n\
+         {rate}\
          [[listen]]\naddress = \"{clear}\"\n[[listen]]\naddress = \"{secure}\"\ntls = true\n\
          [[certificate]]\ncert = {cert:?}\nkey = {key:?}\n",
         who.setup.workers,
