@@ -4,7 +4,8 @@
 //! requests go. Between them the hall, which both know: [`table`], the immutable answer to "where does this request
 //! go?", the [`cell`]s in which a request's hold on a backend is counted, the [`certificates`] that answer a client's
 //! TLS and the [`challenges`] of those who issue them, the [`pages`] that clients read when a request fails, the
-//! [`mail`] that control sends to workers, the [`family`] that a metric belongs to, and the [`clock`].
+//! [`mail`] that control sends to workers, the [`family`] that a metric belongs to, what the process gives up to
+//! [`harden`] itself, and the [`clock`].
 //!
 //! [`run()`] introduces them to each other. [`demo`] is an application to try it with.
 //!
@@ -24,6 +25,7 @@ pub mod clock;
 pub mod control;
 pub mod demo;
 pub mod family;
+pub mod harden;
 pub mod mail;
 pub mod pages;
 pub mod run;

@@ -44,7 +44,7 @@ use crate::serve::meter::Meters;
 use crate::serve::metrics::ServingMetrics;
 use crate::serve::{tls, worker};
 use crate::table::Table;
-use crate::{VERSION, clock};
+use crate::{VERSION, clock, harden};
 
 /// After the deadline of a shutdown, workers get this long to notice.
 const GRACE: Duration = Duration::from_secs(3);
@@ -103,6 +103,7 @@ impl std::fmt::Display for Hint {
 pub fn run(options: Options) -> anyhow::Result<ExitCode> {
     let Options { config, config_path, assume_live, named, opened } = options;
     count_panics();
+    harden::harden(&config);
     raise_descriptor_limit(&config);
     for name in caller::unknown_names(&config.control) {
         tracing::warn!(name, "in `control.operators` or `control.viewers`: this host has no such user or group");

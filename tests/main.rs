@@ -53,6 +53,9 @@ mod hostile;
 // What clients of HTTP/2 get that flood, stall or break the rules, and what it costs the others.
 mod hostile_http2;
 
+// What the process has given up.
+mod hardened;
+
 // The main promise, once through all of it.
 mod smoke;
 

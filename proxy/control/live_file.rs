@@ -8,6 +8,7 @@ use bgproxy_conf::Color;
 
 use super::switchboard::Entry;
 use super::watch::{self, Seen};
+use crate::harden;
 
 /// What a look at a live file means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,7 +175,8 @@ pub fn write(path: &Path, color: &Color) -> io::Result<String> {
     temp.push(format!(".{}.new", std::process::id()));
     let mode = fs::metadata(path).map(|before| before.permissions());
     let written = fs::File::create(&temp).and_then(|mut file| {
-        mode.map_or(Ok(()), |mode| file.set_permissions(mode))?;
+        // Scripts of other users may read what is live, unless somebody has said otherwise.
+        file.set_permissions(mode.unwrap_or_else(|_new| harden::permissions(0o644)))?;
         file.write_all(text.as_bytes())
     });
     let renamed = written.and_then(|()| fs::rename(&temp, path));

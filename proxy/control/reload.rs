@@ -11,7 +11,7 @@ use super::operate::Switchboard;
 use super::pages::PageFiles;
 use super::switchboard::{Board, Entry, Unfit};
 use super::watch::{self, Key};
-use crate::clock;
+use crate::{clock, harden};
 
 impl Switchboard {
     /// Reads, checks and builds; any fault keeps what is in force.
@@ -42,6 +42,7 @@ impl Switchboard {
         self.watcher.knows(Key::Config, watch::look(path, watch::What::Content));
         let config = Config::load(path).map_err(|error| error.to_string())?;
         let (board, changed) = self.build(&config)?;
+        harden::guard_keys(&config);
         let pairs = self.pairs.with(&config.certificate).map_err(|fault| format!("{fault}\nhint: {}", fault.hint()))?;
         let pages = PageFiles::load(&config.error_pages).map_err(|fault| fault.in_config(path).to_string())?;
         if !changed.is_empty() {

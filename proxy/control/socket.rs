@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use tokio::net::UnixListener;
 
-use crate::Hint;
+use crate::{Hint, harden};
 
 /// The control socket, ours until it is removed.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ impl ControlSocket {
         {
             // Below /run nothing survives a reboot; everything else is the operator's to make.
             std::fs::create_dir(dir)
+                // Whoever may not enter it cannot open the socket either.
+                .and_then(|()| std::fs::set_permissions(dir, harden::permissions(0o755)))
                 .with_context(|| what("create"))
                 .with_context(|| hint(&format!("make its directory with `install -d {}`", dir.display())))?;
         }
@@ -100,4 +102,20 @@ impl Drop for ControlSocket {
 fn pid_of(running: UnixStream) -> String {
     let pid = rustix::net::sockopt::socket_peercred(&running).ok().map(|peer| peer.pid);
     pid.map_or(String::new(), |pid| format!(" (pid {pid})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_may_enter_the_directory_that_is_made_for_it_and_open_it() {
+        let home = tempfile::tempdir().expect("a directory");
+        let path = home.path().join("run/control.sock");
+        let socket = ControlSocket::bind(&path).expect("binds");
+        let mode = |path: &Path| std::fs::metadata(path).expect("is there").permissions().mode() & 0o777;
+        assert_eq!((mode(&home.path().join("run")), mode(&path)), (0o755, 0o666));
+        socket.remove();
+        assert!(!path.exists());
+    }
 }

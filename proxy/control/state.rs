@@ -229,7 +229,7 @@ impl Store {
 
     /// A file with these bytes, which are not on disk yet.
     fn create(&self, name: &Path, bytes: &[u8]) -> Result<(Temp, File), StateError> {
-        Temp::create(name, bytes, 0o640)
+        Temp::create(name, bytes, 0o600)
     }
 
     /// Step two: the newest record, which is about to be replaced, becomes the previous one. It keeps its own name
@@ -366,7 +366,7 @@ fn unusable(dir: PathBuf, source: io::Error) -> StateError {
 
 fn lock(dir: &Path) -> Result<File, StateError> {
     let path = dir.join(".lock");
-    let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o640).open(&path);
+    let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
     let mut file = file.map_err(|source| unusable(dir.to_owned(), source))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}

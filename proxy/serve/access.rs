@@ -26,6 +26,8 @@ use format::Stamp;
 pub use writer::AccessWriterHandle;
 use writer::{Batch, Writer};
 
+use crate::harden;
+
 /// A buffer is handed over when it is larger than this, even between two ticks.
 const FLUSH_AT: usize = 64 * 1024;
 
@@ -241,6 +243,16 @@ impl Drop for Lines {
 }
 
 fn open_for_append(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    File::options().append(true).create(true).mode(0o640).open(path)
+    match File::options().append(true).create_new(true).open(path) {
+        Ok(new) => {
+            // Those who collect logs are in our group.
+            new.set_permissions(harden::permissions(0o640))?;
+            Ok(new)
+        }
+        // It may go away meanwhile, or be a link to a file that is not there.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            File::options().append(true).create(true).open(path)
+        }
+        Err(error) => Err(error),
+    }
 }

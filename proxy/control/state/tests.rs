@@ -117,7 +117,7 @@ fn what_is_saved_is_loaded_and_the_one_before_is_kept() {
         other => panic!("{other:?}"),
     }
     let mode = fs::metadata(dir.path("portal.json.previous")).expect("is there").permissions().mode();
-    assert_eq!(mode & 0o137, 0, "{mode:o}: nobody else may write, others may not read");
+    assert_eq!(mode & 0o177, 0, "{mode:o}: nobody else may read or write");
 }
 
 /// A file of the first release. It must be readable for as long as schema 1 is: a change of the record, or of the
