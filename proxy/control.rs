@@ -7,7 +7,7 @@
 //! [`acme`] fetches other certificates. [`boot`] begins where the last run ended and [`reload`] takes a new
 //! configuration in. [`caller`] knows who asks and what they may, [`events`] and [`report`] tell what happened and what
 //! is; [`admin`] and [`metrics`] show it to machines and people, who are kept from holding too many connections by
-//! [`bounded`].
+//! [`bounded`], and for too long by [`http`].
 //!
 //! All of it runs on one thread of its own, so it answers however busy the workers are.
 
@@ -21,6 +21,7 @@ pub mod certificates;
 pub mod drain;
 pub mod events;
 pub mod failpoint;
+pub mod http;
 pub mod live_file;
 pub mod metrics;
 pub mod openapi;

@@ -28,6 +28,7 @@ use crate::control::bounded::Bounded;
 use crate::control::caller::{self, Caller};
 use crate::control::certificates::{self, Pairs, Unusable};
 use crate::control::events::Events;
+use crate::control::http;
 use crate::control::metrics::{ControlMetrics, Tally};
 use crate::control::operate::{Ask, Desk, Parts, Switchboard};
 use crate::control::pages::PageFiles;
@@ -380,13 +381,7 @@ fn start_workers(
 }
 
 fn serve_control(listener: UnixListener, api: Api, ending: CancellationToken) -> tokio::task::JoinHandle<()> {
-    let service = api::router(api).into_make_service_with_connect_info::<Caller>();
-    tokio::spawn(async move {
-        let serving = axum::serve(Bounded::new(listener), service).with_graceful_shutdown(ending.cancelled_owned());
-        if let Err(error) = serving.await {
-            tracing::error!("the control socket failed: {error}");
-        }
-    })
+    tokio::spawn(http::serve(Bounded::new(listener), api::router(api), |stream| Some(Caller::of(stream)), ending))
 }
 
 fn serve_admin(
@@ -396,13 +391,7 @@ fn serve_admin(
     ending: CancellationToken,
 ) -> io::Result<tokio::task::JoinHandle<()>> {
     let listener = TcpListener::from_std(listener)?;
-    let service = admin::router(api, readiness);
-    Ok(tokio::spawn(async move {
-        let serving = axum::serve(Bounded::new(listener), service).with_graceful_shutdown(ending.cancelled_owned());
-        if let Err(error) = serving.await {
-            tracing::error!("the admin listener failed: {error}");
-        }
-    }))
+    Ok(tokio::spawn(http::serve(Bounded::new(listener), admin::router(api, readiness), |_| None, ending)))
 }
 
 // --- its end

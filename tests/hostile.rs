@@ -3,7 +3,7 @@
 //! the backend was sent can be cut into requests in one way only, and those are the requests that the client was
 //! answered, in their order.
 
-mod corpus;
+pub(crate) mod corpus;
 
 use std::fmt::Write as _;
 use std::sync::OnceLock;

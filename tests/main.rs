@@ -53,6 +53,9 @@ mod hostile;
 // What clients of HTTP/2 get that flood, stall or break the rules, and what it costs the others.
 mod hostile_http2;
 
+// What the control socket and the admin listener make of the same, and of those who do not go.
+mod hostile_daemon;
+
 // What the process has given up.
 mod hardened;
 

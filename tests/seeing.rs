@@ -196,6 +196,9 @@ fn a_wrong_request_is_told_what_is_wrong_with_it() {
         format!("404 {}", pair.door.call("/v1/services/portl").0.text()),
         format!("422 {}", pair.door.call("/v1/services/portal/drain/Green").0.text()),
         format!("422 {}", pair.door.call("/v1/services/portal/drain/greeen").0.text()),
+        // What was no text was told in plain text, and not as problem details.
+        told("/v1/services/%82/switch", json!({ "to": "green" })),
+        format!("400 {}", pair.door.call("/v1/services/portal/drain/%82").problem().reason),
     ];
     insta::assert_snapshot!(told.join("\n"), @r#"
     400 {"status":400,"reason":"bad_request","title":"the request's JSON is wrong","detail":"missing field `to` at line 1 column 2"}
@@ -207,6 +210,8 @@ fn a_wrong_request_is_told_what_is_wrong_with_it() {
     404 {"status":404,"reason":"unknown_service","title":"there is no service `portl`; there is `portal`","detail":null}
     422 {"status":422,"reason":"unknown_color","title":"there is no color `Green`","detail":"`Green` is not a color; write up to 32 of a-z, 0-9, `-` and `_` beginning with a letter, such as \"green\""}
     422 {"status":422,"reason":"unknown_color","title":"there is no color `greeen`; there are `blue` and `green`","detail":null}
+    400 {"status":400,"reason":"bad_request","title":"the request's path is wrong","detail":"Invalid URL: Invalid UTF-8 in `service`"}
+    400 bad_request
     "#);
 }
 

@@ -8,15 +8,13 @@ use std::time::{Duration, TryFromFloatSecsError};
 
 use arc_swap::ArcSwap;
 use axum::body::Bytes;
-use axum::extract::connect_info::{ConnectInfo, Connected};
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{ConnectInfo, Path, Query, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use bgproxy_conf::wire::{
     Action, CloseStreamsRequest, Event, IdleReply, PreviewRequest, ProbeRequest, Problem, RollbackRequest, SwitchReply,
@@ -26,12 +24,10 @@ use bgproxy_conf::{Color, Control, ServiceName};
 use futures_util::{Stream, StreamExt, stream};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixListener;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::CancellationToken;
 
-use super::bounded::Bounded;
 use super::caller::{Caller, Wants};
 use super::events::Events;
 use super::openapi;
@@ -49,6 +45,9 @@ const LONGEST_POLL: u64 = 3600;
 
 /// The largest body of a request; a true one has some hundred bytes.
 const LARGEST: usize = 64 * 1024;
+
+/// How long it may take to arrive.
+const BODY: Duration = Duration::from_secs(10);
 
 /// How much of it the audit line shows.
 const ASKED: usize = 200;
@@ -68,18 +67,8 @@ pub struct Api {
     pub ending: CancellationToken,
 }
 
-impl Connected<IncomingStream<'_, Bounded<UnixListener>>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, Bounded<UnixListener>>) -> Self {
-        match stream.io().stream().peer_cred() {
-            Ok(credentials) => Caller::new(&credentials),
-            Err(error) => {
-                tracing::warn!("cannot tell who is calling: {error}");
-                // Nobody's uid: may do only what everybody may.
-                Caller { uid: u32::MAX, gid: u32::MAX, pid: None, user: None }
-            }
-        }
-    }
-}
+/// What stands in a path, if that is text.
+type InPath<T> = Result<Path<T>, PathRejection>;
 
 /// Everything below `/v1`, and the metrics.
 pub fn router(api: Api) -> Router {
@@ -131,7 +120,11 @@ async fn authorize(
     }
     // What was asked is part of who did what, so it is read here, and read again by whoever carries it out.
     let (head, body) = request.into_parts();
-    let Ok(body) = axum::body::to_bytes(body, LARGEST).await else {
+    let Ok(body) = timeout(BODY, axum::body::to_bytes(body, LARGEST)).await else {
+        audit.outcome = Some(StatusCode::REQUEST_TIMEOUT);
+        return fault(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the request did not come to its end");
+    };
+    let Ok(body) = body else {
         audit.outcome = Some(StatusCode::PAYLOAD_TOO_LARGE);
         return fault(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "no request is as large as this");
     };
@@ -172,8 +165,8 @@ async fn status(State(api): State<Api>) -> Result<Response, Fault> {
     Ok(Json(api.desk.ask(Ask::Status).await?).into_response())
 }
 
-async fn service(State(api): State<Api>, Path(name): Path<String>) -> Result<Response, Fault> {
-    let name = service_name(&name)?;
+async fn service(State(api): State<Api>, path: InPath<String>) -> Result<Response, Fault> {
+    let name = service_name(&path?)?;
     let mut status = api.desk.ask(Ask::Status).await?;
     let known: Vec<_> = status.services.keys().cloned().collect();
     match status.services.remove(&name) {
@@ -249,10 +242,10 @@ struct Patience {
 /// Answers when the color is idle, when it cannot become so by waiting, or when the time is up.
 async fn drain(
     State(api): State<Api>,
-    Path((service, color)): Path<(String, String)>,
+    path: InPath<(String, String)>,
     patience: Result<Query<Patience>, QueryRejection>,
 ) -> Result<Response, Fault> {
-    let Query(patience) = patience?;
+    let (Query(patience), Path((service, color))) = (patience?, path?);
     let (service, color) = (service_name(&service)?, color_name(&color)?);
     let deadline = Instant::now() + Duration::from_secs(patience.timeout.unwrap_or(0).min(LONGEST_POLL));
     loop {
@@ -270,35 +263,35 @@ async fn drain(
 async fn switch(
     State(api): State<Api>,
     ConnectInfo(caller): ConnectInfo<Caller>,
-    Path(service): Path<String>,
+    path: InPath<String>,
     body: Bytes,
 ) -> Result<Response, Fault> {
     let SwitchRequest { to, force, wait, expect_live, expect_generation } = json(&body)?;
     let command = command(Action::Switch, Some(to), force, &caller);
-    carry_out(&api, service, Command { expect_live, expect_generation, ..command }, wait).await
+    carry_out(&api, path, Command { expect_live, expect_generation, ..command }, wait).await
 }
 
 async fn rollback(
     State(api): State<Api>,
     ConnectInfo(caller): ConnectInfo<Caller>,
-    Path(service): Path<String>,
+    path: InPath<String>,
     body: Bytes,
 ) -> Result<Response, Fault> {
     let request = if body.is_empty() { RollbackRequest::default() } else { json(&body)? };
     let RollbackRequest { force, wait, expect_live, expect_generation } = request;
     let command = command(Action::Rollback, None, force, &caller);
-    carry_out(&api, service, Command { expect_live, expect_generation, ..command }, wait).await
+    carry_out(&api, path, Command { expect_live, expect_generation, ..command }, wait).await
 }
 
 async fn preview(
     State(api): State<Api>,
     ConnectInfo(caller): ConnectInfo<Caller>,
-    Path(service): Path<String>,
+    path: InPath<String>,
     body: Bytes,
 ) -> Result<Response, Fault> {
     let PreviewRequest { color, force, expect_generation } = json(&body)?;
     let command = command(Action::Preview, Some(color), force, &caller);
-    carry_out(&api, service, Command { expect_generation, ..command }, false).await
+    carry_out(&api, path, Command { expect_generation, ..command }, false).await
 }
 
 fn command(action: Action, to: Option<Color>, force: bool, caller: &Caller) -> Command {
@@ -314,8 +307,8 @@ fn command(action: Action, to: Option<Color>, force: bool, caller: &Caller) -> C
     }
 }
 
-async fn carry_out(api: &Api, service: String, command: Command, wait: bool) -> Result<Response, Fault> {
-    let service = service_name(&service)?;
+async fn carry_out(api: &Api, path: InPath<String>, command: Command, wait: bool) -> Result<Response, Fault> {
+    let service = service_name(&path?)?;
     let began = std::time::Instant::now();
     let switches = command.action != Action::Preview;
     let done = api.desk.command(service.clone(), command).await??;
@@ -340,8 +333,8 @@ async fn carry_out(api: &Api, service: String, command: Command, wait: bool) -> 
     Ok(Json(reply).into_response())
 }
 
-async fn probe(State(api): State<Api>, Path(service): Path<String>, body: Bytes) -> Result<Response, Fault> {
-    let service = service_name(&service)?;
+async fn probe(State(api): State<Api>, path: InPath<String>, body: Bytes) -> Result<Response, Fault> {
+    let service = service_name(&path?)?;
     let ProbeRequest { color } = json(&body)?;
     let report = api.desk.ask(|reply| Ask::Probe(service, color, reply)).await??;
     Ok(Json(report).into_response())
@@ -350,10 +343,10 @@ async fn probe(State(api): State<Api>, Path(service): Path<String>, body: Bytes)
 async fn close_streams(
     State(api): State<Api>,
     ConnectInfo(caller): ConnectInfo<Caller>,
-    Path(service): Path<String>,
+    path: InPath<String>,
     body: Bytes,
 ) -> Result<Response, Fault> {
-    let service = service_name(&service)?;
+    let service = service_name(&path?)?;
     let CloseStreamsRequest { color, over } = json(&body)?;
     let over = over.map(Duration::try_from_secs_f64).transpose().map_err(Fault::Over)?;
     let close = CloseStreams { service, color, over, by: caller.to_string() };
@@ -376,7 +369,14 @@ enum Fault {
     NoColor { title: String, why: String },
     Body(serde_json::Error),
     Over(TryFromFloatSecsError),
+    Path(PathRejection),
     Query(QueryRejection),
+}
+
+impl From<PathRejection> for Fault {
+    fn from(rejection: PathRejection) -> Self {
+        Fault::Path(rejection)
+    }
 }
 
 impl From<QueryRejection> for Fault {
@@ -411,6 +411,10 @@ impl IntoResponse for Fault {
             Fault::Over(error) => {
                 let detail = Some(format!("`over`: {error}"));
                 problem(StatusCode::BAD_REQUEST, "bad_request", "the request's JSON is wrong", detail)
+            }
+            Fault::Path(rejection) => {
+                let detail = Some(rejection.body_text());
+                problem(StatusCode::BAD_REQUEST, "bad_request", "the request's path is wrong", detail)
             }
             Fault::Query(rejection) => {
                 let detail = Some(rejection.body_text());

@@ -2,6 +2,7 @@
 
 use bgproxy_conf::{Control, Principal};
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
+use tokio::net::UnixStream;
 use tokio::net::unix::UCred;
 
 /// The process at the other end of the control socket, as the kernel says (SO_PEERCRED).
@@ -31,6 +32,18 @@ impl Caller {
     pub fn new(credentials: &UCred) -> Caller {
         let uid = credentials.uid();
         Caller { uid, gid: credentials.gid(), pid: credentials.pid(), user: user_name(uid) }
+    }
+
+    /// Whoever is at the other end of this connection.
+    pub fn of(stream: &UnixStream) -> Caller {
+        match stream.peer_cred() {
+            Ok(credentials) => Caller::new(&credentials),
+            Err(error) => {
+                tracing::warn!("cannot tell who is calling: {error}");
+                // Nobody's uid: may do only what everybody may.
+                Caller { uid: u32::MAX, gid: u32::MAX, pid: None, user: None }
+            }
+        }
     }
 
     /// Whether he may, by the configuration in force. Root and the daemon's own user always may.
