@@ -244,7 +244,8 @@ fn strip_nominated(headers: &mut HeaderMap) {
         .iter()
         .flat_map(tokens)
         .filter_map(|token| HeaderName::from_bytes(token).ok())
-        .filter(|name| !is_protected(name))
+        // Whoever sends TE has to name it here; it goes by itself, and what it says is heard before.
+        .filter(|name| !is_protected(name) && *name != header::TE)
         .collect();
     for name in nominated {
         headers.remove(name);

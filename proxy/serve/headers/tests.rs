@@ -195,6 +195,17 @@ fn hop_by_hop_headers_end_here_and_connection_cannot_take_off_what_matters() {
     );
 }
 
+// As it must be said: with Connection before it, as most clients write it, it was taken off unheard.
+#[test]
+fn a_client_that_accepts_trailers_may_say_so_in_any_order() {
+    let (te, connection) = (("te", "trailers"), ("connection", "te"));
+    for said in [[te, connection], [connection, te]] {
+        let head = sent(head("GET", "/", &[&[("host", "a")], &said[..]].concat()), false);
+        let (te, connection) = (head.headers.get("te"), head.headers.get("connection"));
+        assert!(te.is_some_and(|te| te == "trailers") && connection.is_some_and(|it| it == "te"), "{said:?}");
+    }
+}
+
 #[test]
 fn more_unwanted_headers_than_fit_one_pass_are_all_removed() {
     let names: Vec<String> = (0..40).map(|n| format!("x-forwarded-{n}")).collect();

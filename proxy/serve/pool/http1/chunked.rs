@@ -101,9 +101,9 @@ fn trailers(input: &mut BytesMut) -> Result<Part, Broken> {
     }
     let mut lines = [httparse::EMPTY_HEADER; 64];
     let (length, lines) = match httparse::parse_headers(input, &mut lines) {
-        Ok(Status::Complete(parsed)) => parsed,
+        Ok(Status::Complete(parsed)) if parsed.0 <= TRAILERS => parsed,
         Ok(Status::Partial) if input.len() < TRAILERS => return Ok(Part::Missing),
-        Ok(Status::Partial) => return Err(Broken::Malformed("its trailers are too large")),
+        Ok(_) => return Err(Broken::Malformed("its trailers are too large")),
         Err(_) => return Err(Broken::Malformed("its trailers are malformed")),
     };
     let mut trailers = HeaderMap::with_capacity(lines.len());
@@ -185,6 +185,15 @@ mod tests {
         for body in bodies {
             let name = String::from_utf8_lossy(&body[..body.len().min(20)]);
             assert!(matches!(read(body, 1000), Err(Broken::Malformed(_))), "{name:?}");
+        }
+    }
+
+    // What came all at once was let pass.
+    #[test]
+    fn trailers_are_too_large_however_they_are_cut() {
+        let body = [b"0\r\nX: ".as_slice(), &[b'y'; TRAILERS], b"\r\n\r\n"].concat();
+        for piece in [1000, body.len()] {
+            assert!(matches!(read(&body, piece), Err(Broken::Malformed(_))), "in pieces of {piece}");
         }
     }
 

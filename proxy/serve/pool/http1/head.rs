@@ -140,7 +140,8 @@ fn lines_of(bytes: &Bytes, places: &[[u16; 4]]) -> Result<HeaderMap, Broken> {
 fn framing(head: &response::Parts, to: &Method) -> Result<Framing, Broken> {
     let empty = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if *to == Method::HEAD || empty || head.status.is_informational() {
-        return Ok(Framing::Length(0));
+        // It does not frame this answer, but the client is told it.
+        return said_length(head).map(|_| Framing::Length(0));
     }
     let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next() {
@@ -151,8 +152,13 @@ fn framing(head: &response::Parts, to: &Method) -> Result<Framing, Broken> {
             false => Err(Broken::Malformed("its Transfer-Encoding is not just chunked")),
         };
     }
+    Ok(said_length(head)?.map_or(Framing::Close, Framing::Length))
+}
+
+/// The length that an answer says to have, if it says one.
+fn said_length(head: &response::Parts) -> Result<Option<u64>, Broken> {
     let mut lengths = head.headers.get_all(header::CONTENT_LENGTH).iter();
-    let Some(first) = lengths.next() else { return Ok(Framing::Close) };
+    let Some(first) = lengths.next() else { return Ok(None) };
     let length = headers::length(first).filter(|_| lengths.all(|length| length == first));
-    length.map(Framing::Length).ok_or(Broken::Malformed("its Content-Length is none"))
+    length.map(Some).ok_or(Broken::Malformed("its Content-Length is none"))
 }

@@ -183,6 +183,20 @@ async fn what_can_be_understood_in_two_ways_is_malformed() {
     }
 }
 
+// What did not frame the answer was passed on as it was.
+#[tokio::test]
+async fn a_length_that_is_none_is_malformed_also_where_there_is_no_body() {
+    for (method, status) in
+        [(Method::HEAD, "200 OK"), (Method::GET, "304 Not Modified"), (Method::GET, "204 No Content")]
+    {
+        for lengths in ["Content-Length: 5, 6", "Content-Length: \u{e9}", "Content-Length: 5\r\nContent-Length: 6"] {
+            let said = format!("HTTP/1.1 {status}\r\n{lengths}\r\n\r\n");
+            let failure = exchange(method.clone(), said.as_bytes(), 100, true).await.map(|exchanged| exchanged.status);
+            assert_eq!(failure.expect_err(&said).reason, Reason::BackendMalformed);
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_answer_that_breaks_off_is_told_from_none() {
     for (said, reason) in [
