@@ -4,6 +4,7 @@
 //! answered, in their order.
 
 pub(crate) mod corpus;
+mod http2;
 
 use std::fmt::Write as _;
 use std::sync::OnceLock;
@@ -13,9 +14,10 @@ use corpus::{Case, cases};
 
 use serde_json::json;
 
+use crate::harness::door::NAME;
 use crate::harness::raw::{Failure, Response, Target, request};
 use crate::harness::strict::{Request, cut};
-use crate::harness::{DEADLINE, Door, Fake, Raw, wait_until};
+use crate::harness::{Authority, DEADLINE, Door, Fake, Raw, Trust, tell, wait_until};
 
 /// Behind every case: answered only by a door that still trusts the connection.
 const LAST: &[u8] = b"GET /last HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -28,6 +30,15 @@ const DOORS: usize = 4;
 enum Pace {
     AtOnce,
     ByteByByte,
+}
+
+/// What a case is spoken over.
+#[derive(Clone, Copy, PartialEq)]
+enum Over {
+    Clear,
+    Tls,
+    /// In the words of HTTP/2.
+    Http2,
 }
 
 /// What came of one case.
@@ -53,29 +64,56 @@ enum Fate {
 
 #[test]
 fn hostile_requests_are_refused_or_reach_the_backend_in_one_form_only() {
-    let outcomes = at_once();
-    let count = |fate| outcomes.iter().filter(|outcome| outcome.fate == fate).count();
-    let mut table = format!(
-        "{} cases: {} refused, {} normalized, {} forwarded as they are\n\n",
-        outcomes.len(),
-        count(Fate::Refused),
-        count(Fate::Normalized),
-        count(Fate::Forwarded),
-    );
+    insta::assert_snapshot!(table(at_once()));
+}
+
+#[test]
+fn what_http2_can_say_of_them_is_refused_or_reaches_the_backend_in_one_form_only() {
+    insta::assert_snapshot!(table(in_http2()));
+}
+
+#[test]
+fn hostile_requests_over_tls_fare_as_those_in_clear() {
+    let differing: Vec<_> = over_tls().iter().filter(|of| !at_once().contains(of)).collect();
+    assert!(differing.is_empty(), "{differing:#?}");
+}
+
+/// That nothing is ambiguous is checked of each ([`check`]); here is how many there are.
+#[test]
+fn no_hostile_request_is_ambiguous_in_any_protocol() {
+    let rows = [("HTTP/1.1 in clear", at_once()), ("HTTP/1.1 over TLS", over_tls()), ("HTTP/2", in_http2())];
+    let told: Vec<String> = rows.iter().map(|(name, outcomes)| format!("{name}: {}", counted(outcomes))).collect();
+    tell(told.join("\n"));
+    insta::assert_snapshot!(told.join("\n"));
+}
+
+fn table(outcomes: &[Outcome]) -> String {
+    let mut table = format!("{}\n\n", counted(outcomes));
     for Outcome { name, client, backend, fate } in outcomes {
         writeln!(table, "{name}\n    {fate:?}: {client}").unwrap();
         if !backend.is_empty() {
             writeln!(table, "    {backend}").unwrap();
         }
     }
-    insta::assert_snapshot!(table);
+    table
+}
+
+fn counted(outcomes: &[Outcome]) -> String {
+    let count = |fate| outcomes.iter().filter(|outcome| outcome.fate == fate).count();
+    format!(
+        "{} cases: {} refused, {} normalized, {} forwarded as they are",
+        outcomes.len(),
+        count(Fate::Refused),
+        count(Fate::Normalized),
+        count(Fate::Forwarded),
+    )
 }
 
 #[test]
 fn hostile_requests_that_come_byte_by_byte_fare_the_same() {
     // The large ones would take their time and tell nothing new.
     let cases: Vec<Case> = cases().into_iter().filter(|case| case.bytes.len() < 500).collect();
-    let bytewise = run(&cases, Pace::ByteByByte);
+    let bytewise = run(&cases, Over::Clear, Pace::ByteByByte);
     let same = |of: &Outcome| at_once().contains(of);
     let differing: Vec<_> = bytewise.iter().filter(|of| !same(of)).collect();
     assert!(differing.is_empty(), "{differing:#?}");
@@ -96,7 +134,23 @@ fn a_connection_without_a_request_costs_nothing_and_is_told_nothing() {
 /// What came of all cases that were sent in one piece; several tests want to know.
 fn at_once() -> &'static [Outcome] {
     static OUTCOMES: OnceLock<Vec<Outcome>> = OnceLock::new();
-    OUTCOMES.get_or_init(|| run(&cases(), Pace::AtOnce))
+    OUTCOMES.get_or_init(|| run(&cases(), Over::Clear, Pace::AtOnce))
+}
+
+fn over_tls() -> &'static [Outcome] {
+    static OUTCOMES: OnceLock<Vec<Outcome>> = OnceLock::new();
+    OUTCOMES.get_or_init(|| run(&cases(), Over::Tls, Pace::AtOnce))
+}
+
+/// As many of them as HTTP/2 can say, and what only HTTP/2 can say.
+fn in_http2() -> &'static [Outcome] {
+    static OUTCOMES: OnceLock<Vec<Outcome>> = OnceLock::new();
+    OUTCOMES.get_or_init(|| {
+        let mut bench = Bench::start(Over::Http2);
+        let outcomes = http2::cases(&cases()).iter().map(|case| http2::send(&mut bench, case)).collect();
+        bench.finish();
+        outcomes
+    })
 }
 
 #[test]
@@ -135,10 +189,10 @@ fn descriptors(door: &Door) -> usize {
 }
 
 /// Sends every case, side by side in as many doors as [`DOORS`], and checks what must hold of each.
-fn run(cases: &[Case], pace: Pace) -> Vec<Outcome> {
+fn run(cases: &[Case], over: Over, pace: Pace) -> Vec<Outcome> {
     let share = cases.len().div_ceil(DOORS);
     std::thread::scope(|scope| {
-        let bench = |cases| scope.spawn(move || Bench::start().run(cases, pace));
+        let bench = |cases| scope.spawn(move || Bench::start(over).run(cases, pace));
         let threads: Vec<_> = cases.chunks(share).map(bench).collect();
         threads.into_iter().flat_map(|thread| thread.join().expect("outcomes")).collect()
     })
@@ -148,31 +202,52 @@ fn run(cases: &[Case], pace: Pace) -> Vec<Outcome> {
 struct Bench {
     door: Door,
     blue: Fake,
+    /// How clients come by TLS.
+    trust: Option<Trust>,
     /// How many bytes of each backend connection earlier cases account for.
     known: Vec<usize>,
 }
 
 impl Bench {
-    fn start() -> Bench {
+    fn start(over: Over) -> Bench {
         // One worker, so that all share one backend connection where they can; and who waits for more than a client
         // sends soon says so.
-        // HTTP/1.1 alone: what may be said in HTTP/2 is another matter.
-        let listen = json!([{ "address": "127.0.0.1:0", "h2c": false }]);
-        let door = Door::builder().set("workers", 1).set("limits.header_time", "300ms").set("listen", listen);
-        let (door, blue) = door.set("service.portal.timeouts.idle", "300ms").before(Fake::echoes);
-        Bench { door, blue, known: Vec::new() }
+        let door = Door::builder().set("workers", 1).set("limits.header_time", "300ms");
+        let door = door.set("service.portal.timeouts.idle", "300ms");
+        let (door, trust) = match over {
+            // HTTP/1.1 alone: what may be said in HTTP/2 is another matter.
+            Over::Clear => (door.set("listen", json!([{ "address": "127.0.0.1:0", "h2c": false }])), None),
+            Over::Tls => {
+                let authority = Authority::new();
+                (door.tls(&authority), Some(Trust::of(&authority, NAME)))
+            }
+            Over::Http2 => (door, None),
+        };
+        let (door, blue) = door.before(Fake::echoes);
+        Bench { door, blue, trust, known: Vec::new() }
+    }
+
+    fn connect(&self) -> Raw {
+        match &self.trust {
+            Some(trust) => Raw::connect_tls(self.door.addr(), trust),
+            None => self.door.connect(),
+        }
     }
 
     fn run(mut self, cases: &[Case], pace: Pace) -> Vec<Outcome> {
         let outcomes = cases.iter().map(|case| self.send(case, pace)).collect();
-        for heard in self.blue.heard() {
-            cut(&heard.bytes).unwrap_or_else(|why| panic!("a backend connection, all cases together: {why}"));
-        }
+        self.finish();
         outcomes
     }
 
+    fn finish(self) {
+        for heard in self.blue.heard() {
+            cut(&heard.bytes).unwrap_or_else(|why| panic!("a backend connection, all cases together: {why}"));
+        }
+    }
+
     fn send(&mut self, case: &Case, pace: Pace) -> Outcome {
-        let (answers, end) = ask(&self.door, case, pace);
+        let (answers, end) = ask(self.connect(), case, pace);
         let seen = self.seen(&case.name);
         check(&case.name, &answers, &seen);
         let mut client: Vec<String> = answers.iter().map(shown_answer).collect();
@@ -196,7 +271,7 @@ impl Bench {
     fn seen(&mut self, name: &str) -> Vec<Request> {
         self.door.quiet();
         // When this is answered, whatever went before it over the same connection has been heard; all others end.
-        let fence = Raw::ask(self.door.addr(), &request("GET", "/fence", &[("Connection", "close")], b""));
+        let fence = self.connect().send(request("GET", "/fence", &[("Connection", "close")], b"")).response();
         assert_eq!(fence.text(), "GET /fence HTTP/1.1", "{name}");
         let heard = crate::harness::wait_for("abandoned backend connections to end", crate::harness::DEADLINE, || {
             let heard = self.blue.heard();
@@ -218,9 +293,8 @@ impl Bench {
 }
 
 /// Sends a case and what follows it; the answers, and how the connection ended.
-fn ask(door: &Door, case: &Case, pace: Pace) -> (Vec<Response>, String) {
+fn ask(mut raw: Raw, case: &Case, pace: Pace) -> (Vec<Response>, String) {
     let bytes = [&case.bytes, LAST].concat();
-    let mut raw = door.connect();
     // A door that has refused need not read to the end.
     let _ = match pace {
         Pace::AtOnce => raw.try_send(&bytes),

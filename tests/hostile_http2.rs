@@ -4,7 +4,7 @@
 mod ends;
 mod floods;
 mod frames;
-mod requests;
+pub(crate) mod requests;
 mod stalls;
 
 use std::path::PathBuf;

@@ -7,11 +7,11 @@ use crate::harness::{Door, Fake, RawHttp2};
 use super::{one_worker, site};
 
 /// A request's fields, as bytes because some are no text.
-type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+pub(crate) type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// What a client gets that may not ask so.
 #[derive(Debug, PartialEq)]
-enum Refusal {
+pub(crate) enum Refusal {
     /// PROTOCOL_ERROR: for the stream, or, where h2 takes it for a fault of the compression, for the connection.
     Malformed,
     /// An answer with this status and reason.
@@ -25,7 +25,7 @@ fn but(without: &[&str], more: &[(&str, &str)]) -> Fields {
     kept.map(|(_, (name, value))| (name.into(), value.into())).collect()
 }
 
-fn malformed_requests() -> Vec<(&'static str, Fields, Refusal)> {
+pub(crate) fn malformed_requests() -> Vec<(&'static str, Fields, Refusal)> {
     use Refusal::{Answered, Malformed};
     let replaced = |name: &str, value: &str| {
         let replace = |(key, old): (Vec<u8>, Vec<u8>)| {
