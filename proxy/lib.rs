@@ -25,6 +25,8 @@ pub mod clock;
 pub mod control;
 pub mod demo;
 pub mod family;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod harden;
 pub mod mail;
 pub mod pages;

@@ -8,6 +8,8 @@
 
 pub mod check;
 pub mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod types;
 pub mod wire;
 

@@ -92,6 +92,12 @@ pub struct Desk(mpsc::Sender<Ask>);
 pub struct Gone;
 
 impl Desk {
+    /// One where nobody is asked any more.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn deserted() -> Desk {
+        Desk(mpsc::channel(1).0)
+    }
+
     /// Asks, and waits for the reply.
     ///
     /// # Errors

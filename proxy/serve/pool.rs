@@ -26,6 +26,8 @@ use super::proxy_protocol;
 use crate::cell::{Cell, End, StreamKind};
 use crate::table::Backend;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::http1::fuzz;
 pub use self::io::BackendStream;
 pub use self::link::{Link, Lost, Purpose};
 pub use self::shelf::Own;

@@ -8,6 +8,8 @@
 //! nothing of the answer.
 
 mod chunked;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod head;
 mod sending;
 
