@@ -33,6 +33,10 @@ pub(crate) enum Metric {
     Each,
     /// MiB of memory of all processes.
     Memory,
+    /// MiB more at the worst moment than before.
+    Grown,
+    /// CPU seconds in all.
+    Used,
     /// Units that failed.
     Failed,
     /// Units per second that were asked for: a schedule, not a result.
@@ -58,6 +62,8 @@ impl Metric {
             Metric::Start => "start ms".to_owned(),
             Metric::Reload => "reload ms".to_owned(),
             Metric::Memory => "memory MiB".to_owned(),
+            Metric::Grown => "MiB more".to_owned(),
+            Metric::Used => "CPU s".to_owned(),
             Metric::Each => format!("KiB/{unit}"),
             Metric::Failed => "failed".to_owned(),
             Metric::Asked => "asked for/s".to_owned(),
@@ -71,9 +77,15 @@ impl Metric {
     /// Digits after the point that mean something.
     pub(crate) fn digits(self) -> usize {
         match self {
-            Metric::Cpu | Metric::Memory | Metric::Took | Metric::Slowest | Metric::Start | Metric::Reload => 1,
+            Metric::Cpu
+            | Metric::Memory
+            | Metric::Grown
+            | Metric::Took
+            | Metric::Slowest
+            | Metric::Start
+            | Metric::Reload => 1,
             Metric::Rate | Metric::Asked | Metric::Failed | Metric::Unseen | Metric::Stale => 0,
-            Metric::P50 | Metric::P99 | Metric::P999 | Metric::Max | Metric::Each => 2,
+            Metric::P50 | Metric::P99 | Metric::P999 | Metric::Max | Metric::Each | Metric::Used => 2,
             Metric::Slowdown | Metric::Slowdown999 => 2,
         }
     }

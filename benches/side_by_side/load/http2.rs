@@ -8,17 +8,23 @@ use anyhow::{Context, bail, ensure};
 use crate::site::HOST;
 
 const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
+pub(crate) const HEADERS: u8 = 1;
+pub(crate) const RST_STREAM: u8 = 3;
+pub(crate) const SETTINGS: u8 = 4;
+pub(crate) const PING: u8 = 6;
+pub(crate) const GOAWAY: u8 = 7;
+pub(crate) const CONTINUATION: u8 = 9;
 
-const END_STREAM: u8 = 1;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const ACK: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
+
+/// What a client says first.
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What a connection begins with: the preface, and settings without any.
 pub(crate) fn begin(to: &mut impl Write) -> anyhow::Result<()> {
-    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let mut bytes = PREFACE.to_vec();
     bytes.extend(frame(SETTINGS, 0, 0, &[]));
     Ok(to.write_all(&bytes)?)
 }
@@ -42,7 +48,7 @@ pub(crate) fn get(on: &mut (impl Read + Write), stream: u32) -> anyhow::Result<(
                 let answer = if kind == PING { body } else { Vec::new() };
                 on.write_all(&frame(kind, ACK, 0, &answer))?;
             }
-            3 | 7 => bail!("ended: frame {kind}, {}", body.escape_ascii()),
+            RST_STREAM | GOAWAY => bail!("ended: frame {kind}, {}", body.escape_ascii()),
             _ => {}
         }
         if is_ours && is_last && matches!(kind, DATA | HEADERS) {
@@ -51,7 +57,7 @@ pub(crate) fn get(on: &mut (impl Read + Write), stream: u32) -> anyhow::Result<(
     }
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, body: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, body: &[u8]) -> Vec<u8> {
     let [_, a, b, c] = (body.len() as u32).to_be_bytes();
     let mut bytes = vec![a, b, c, kind, flags];
     bytes.extend(stream.to_be_bytes());

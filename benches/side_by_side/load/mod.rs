@@ -2,6 +2,7 @@
 //! HTTP/2 connections, websockets.
 
 pub(crate) mod address;
+pub(crate) mod flood;
 pub(crate) mod generator;
 pub(crate) mod h2load;
 pub(crate) mod handshakes;

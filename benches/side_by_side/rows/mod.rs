@@ -1,5 +1,6 @@
 //! Which rows are there?
 
+mod abuse;
 mod clear;
 mod idle;
 mod latency;
@@ -27,5 +28,6 @@ pub(crate) fn all() -> Vec<Box<dyn Row>> {
     all.extend(services::all());
     all.extend(starting::all());
     all.extend(workers::all());
+    all.extend(abuse::all());
     all
 }
