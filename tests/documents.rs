@@ -259,12 +259,39 @@ fn docs_scaling_lists_each_file_of_the_serving_wing_that_locks_or_writes_what_is
     assert_eq!(found, listed);
 }
 
+/// Every test that a promise names exists, in the file that it names; and each promise names one.
+#[test]
+fn security_md_names_tests_that_exist() {
+    let document = read("SECURITY.md");
+    let section = document.split("\n## ").find(|section| section.starts_with("Promises\n")).expect("a section");
+    let promises: Vec<&str> =
+        section.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| promise |")).collect();
+    assert!(promises.len() > 8, "{promises:?}");
+    for promise in promises {
+        let cells: Vec<&str> = promise.split(" | ").collect();
+        let [_, tests, result] = cells[..] else { panic!("three cells: {promise}") };
+        assert!(!result.trim_matches([' ', '|']).is_empty(), "no result: {promise}");
+        let (mut text, mut named) = (String::new(), 0);
+        for name in tests.split('`').skip(1).step_by(2) {
+            if name.ends_with(".rs") || name.ends_with(".toml") {
+                assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(name).is_file(), "{name} does not exist: {promise}");
+                text = read(name);
+            } else {
+                let is_there = text.contains(name) && (name.contains(' ') || text.contains(&format!("fn {name}(")));
+                assert!(is_there, "{name} is not there: {promise}");
+            }
+            named += 1;
+        }
+        assert!(named > 0, "nothing tests it: {promise}");
+    }
+}
+
 /// A link within the repository leads to a file.
 #[test]
 fn links_between_documents_lead_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let docs = std::fs::read_dir(root.join("docs")).expect("docs").flatten().map(|entry| entry.path());
-    let tops = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(|name| root.join(name));
+    let tops = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"].map(|name| root.join(name));
     for path in docs.chain(tops).filter(|path| path.extension().is_some_and(|end| end == "md")) {
         let text = text_of(&path);
         for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
