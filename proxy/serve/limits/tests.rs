@@ -69,7 +69,9 @@ fn a_million_addresses_take_the_memory_of_one_and_are_nearly_all_remembered() {
     let buckets = Buckets::new(1);
     assert_eq!(buckets.bytes(), 8 << 20);
     let now = Instant::now();
-    assert!((0..1_000_000).all(|address| buckets.take(Block::V4(address), 1, now)), "none is refused for others");
+    // Line and fingerprint are 41 bits: a million addresses have a quarter of a chance that two share a bucket.
+    let refused = (0..1_000_000).filter(|address| !buckets.take(Block::V4(*address), 1, now)).count();
+    assert!(refused <= 5, "{refused} refused for others");
     // Their buckets are all empty now: what is given once more was forgotten.
     let forgotten = (0..1_000_000).rev().filter(|address| buckets.take(Block::V4(*address), 1, now)).count();
     assert!(forgotten < 350_000, "{forgotten} of a million forgotten");
