@@ -20,6 +20,9 @@ mod backends;
 // What clients read when a request fails.
 mod error_pages;
 
+// What becomes of bodies that nobody wants to the end.
+mod unread;
+
 // What connections are between requests.
 mod parking;
 

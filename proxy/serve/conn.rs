@@ -271,6 +271,11 @@ impl Conn {
         self.unheard.set(false);
     }
 
+    /// Whether it has, over HTTP/1.1, or there is none.
+    pub fn is_heard(&self) -> bool {
+        !self.unheard.get()
+    }
+
     /// The client has said all that it will say on this connection.
     pub fn falls_silent(&self) {
         self.silent.set(true);

@@ -39,7 +39,7 @@ pub async fn forward(worker: &Rc<Worker>, conn: &Rc<Conn>, request: Request<Inco
         Ok(Outcome::Passes(Exchange { head, link })) => Response::from_parts(head, Body::streaming(link, guard)),
         Ok(Outcome::Redirects(location)) => {
             guard.redirects();
-            answer::redirect(location).map(|text| Body::own(text, guard))
+            own(conn, guard, answer::redirect(location)).await
         }
         Ok(Outcome::Upgrades(Upgrade { head, backend, ahead, is_websocket, body })) => {
             let tunnel = Tunnel::new(guard, backend, ahead, is_websocket, body);
@@ -47,14 +47,15 @@ pub async fn forward(worker: &Rc<Worker>, conn: &Rc<Conn>, request: Request<Inco
         }
         Ok(Outcome::Proves(text)) => {
             guard.proves();
-            Response::new(Body::own(text, guard))
+            own(conn, guard, Response::new(text)).await
         }
         Err(failure) => {
             guard.complain(&failure);
             guard.answered(failure.reason);
             let request_id = guard.request_id();
             let asked = Asked { accept: guard.accept(), request_id: request_id.as_ref() };
-            answer::to(failure.reason, &worker.pages(), &asked).map(|text| Body::own(text, guard))
+            let response = answer::to(failure.reason, &worker.pages(), &asked);
+            own(conn, guard, response).await
         }
     };
     if is_http2 {
@@ -63,6 +64,16 @@ pub async fn forward(worker: &Rc<Worker>, conn: &Rc<Conn>, request: Request<Inco
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Answer::Response(response)
+}
+
+/// An answer of ours. It may come before the request's body has, of which nobody wants the rest.
+async fn own(conn: &Conn, guard: Guard, response: Response<Bytes>) -> Response<Body> {
+    if !conn.is_heard() {
+        // hyper sees that before it sees the answer: it reads what is there of the body and, if that is not all, says
+        // `Connection: close`. Otherwise a client could take it for one on which its next request may be sent.
+        tokio::task::yield_now().await;
+    }
+    response.map(|text| Body::own(text, guard))
 }
 
 /// What becomes of a request.
