@@ -3,6 +3,9 @@
 
 use crate::pages::Kind;
 
+/// No client has more to say; a header full of commas costs no more than one of its answers.
+const RANGES: usize = 64;
+
 /// How much a client wants one kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Wish {
@@ -19,7 +22,7 @@ pub(super) fn choose(accept: Option<&[u8]>, file: Option<Kind>) -> Kind {
     let otherwise = file.unwrap_or(Kind::Text);
     let Some(accept) = accept else { return otherwise };
     let mut wishes = [Wish::default(); 3];
-    for (position, range) in accept.split(|byte| *byte == b',').enumerate() {
+    for (position, range) in accept.split(|byte| *byte == b',').enumerate().take(RANGES) {
         let mut parts = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
         let Some((named, exact)) = parts.next().and_then(named) else { continue };
         let wish = Wish { quality: quality(parts), exact, earliness: usize::MAX - position };
@@ -106,6 +109,13 @@ mod tests {
             assert_eq!(choose(Some(accept.as_bytes()), None), kind, "{accept}");
         }
         assert_eq!(choose(None, None), Text);
+    }
+
+    #[test]
+    fn what_comes_behind_an_endless_list_is_not_read() {
+        let behind = |commas: usize| [&b",".repeat(commas)[..], b"application/json"].concat();
+        assert_eq!(choose(Some(&behind(RANGES - 1)), None), Json);
+        assert_eq!(choose(Some(&behind(RANGES)), None), Text);
     }
 
     #[test]
