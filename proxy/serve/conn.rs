@@ -28,7 +28,7 @@ use super::pool::Own;
 use super::sleeper::Sleeper;
 use super::socket::ClientSocket;
 use super::tunnel::Tunnel;
-use super::worker::{Limits, Worker};
+use super::worker::{Limits, SWEEP, Worker};
 use flushing::Flushing;
 use orders::Order;
 use parting::{LINGER, Parting, part};
@@ -68,6 +68,9 @@ pub struct Conn {
     several: Cell<bool>,
     /// Requests begun and not yet at their last frame.
     busy: Cell<u32>,
+    /// When an upload was last found waiting for its backend, in the worker's milliseconds: over HTTP/2 it may fill the
+    /// window that all of them share.
+    clogged: Cell<Option<u64>>,
     /// Requests whose last frame is in the library's buffers.
     flushing: RefCell<Vec<Flushing>>,
     /// HTTP/2 streams to end in the middle, of requests whose last frame waits for the client.
@@ -166,6 +169,7 @@ impl Conn {
             own: OnceCell::new(),
             several: Cell::new(false),
             busy: Cell::new(0),
+            clogged: Cell::new(None),
             flushing: RefCell::default(),
             condemned: RefCell::default(),
             stalled: Cell::new(0),
@@ -249,6 +253,17 @@ impl Conn {
     /// How many requests are in progress.
     pub fn busy(&self) -> u32 {
         self.busy.get()
+    }
+
+    /// An upload waits for its backend.
+    pub fn clogs(&self, now: u64) {
+        self.clogged.set(Some(now));
+    }
+
+    /// Whether one did at the last two sweeps.
+    pub fn is_clogged(&self, now: u64) -> bool {
+        const LATELY: u64 = 2 * SWEEP.as_millis() as u64;
+        self.clogged.get().is_some_and(|clogged| now.saturating_sub(clogged) <= LATELY)
     }
 
     /// When the client last took a byte: the kernel, for it.

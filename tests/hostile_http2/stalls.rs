@@ -130,6 +130,43 @@ fn an_upload_that_nobody_takes_keeps_no_other_waiting() {
 }
 
 #[test]
+fn an_upload_for_which_others_leave_no_room_is_not_the_clients_fault() {
+    const LARGE: usize = 1024 * 1024;
+    // More than fill the window of a connection: four do, if no read is late.
+    const STALLED: usize = 8;
+    let (door, blue) = one_worker().set("service.portal.timeouts.idle", "500ms").before(|at| {
+        Fake::scripted(at, |connection| match connection {
+            0..STALLED => vec![Act::ReadHead, Act::AwaitGo, Act::Read(LARGE), Act::Say(ok("late"))],
+            _ => vec![Act::ReadRequest, Act::Echo],
+        })
+    });
+    let mut client = RawHttp2::connect(door.addr());
+    let body = vec![b'x'; LARGE];
+    let begin = |client: &mut RawHttp2| {
+        let stream = client.begin(&fields("POST", "/", &[("content-length", &LARGE.to_string())]), 0);
+        (stream, client.upload(stream, &body, END_STREAM))
+    };
+    let stalled: Vec<_> = (0..STALLED)
+        .map(|number| {
+            let begun = begin(&mut client);
+            blue.wait_connections(number + 1);
+            begun
+        })
+        .collect();
+    let (other, sent) = begin(&mut client);
+    assert_eq!(sent, 0, "there was room");
+    client.read_for(Duration::from_secs(2));
+    assert_eq!(client.so_far(other).status, 0, "given up");
+    blue.go();
+    for (stream, sent) in stalled.into_iter().chain([(other, sent)]) {
+        client.upload(stream, &body[sent..], END_STREAM);
+        assert_eq!(client.answer(stream).status, 200);
+    }
+    drop(client);
+    assert_eq!(door.quiet().sum("bgproxy_request_failures_total", &[]), 0.0);
+}
+
+#[test]
 fn an_upload_that_does_not_come_is_ended_and_no_other() {
     let (door, _blue) = one_worker().set("service.portal.timeouts.idle", "300ms").before(site);
     let mut client = RawHttp2::connect(door.addr());

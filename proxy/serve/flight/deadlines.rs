@@ -166,10 +166,19 @@ impl Flight {
             Some(StreamKind::Events) => terms.stream_idle,
             Some(StreamKind::Download) | None => terms.idle,
         };
+        if self.stream_id != 0 && self.upload.get() == Side::Backend {
+            self.conn.clogs(now);
+        }
         let still = self.still(now);
         match self.step.get() {
             // Connecting has its own deadline, in the pool.
             Step::Connecting => None,
+            // Uploads share a window. One that its backend does not take may keep the client from sending the others; what
+            // is in the way has the backend's deadline.
+            Step::Waiting if self.upload.get() == Side::Client && self.stream_id != 0 && self.conn.is_clogged(now) => {
+                self.touch();
+                None
+            }
             Step::Waiting if self.upload.get() == Side::Client => {
                 let mut pace = self.upload_pace.get();
                 let rate = if self.conversation.get() { 0 } else { limits.body_rate };
