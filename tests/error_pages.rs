@@ -142,6 +142,50 @@ fn a_page_that_changes_on_disk_is_in_use_within_a_second_and_one_that_is_gone_st
 }
 
 #[test]
+fn a_page_that_is_swapped_under_load_is_always_a_whole_one() {
+    // As configurations are mounted into containers: what is named is a link, and the link is what is replaced.
+    let builder = Door::builder();
+    let (dir, link) = (builder.dir().to_owned(), builder.dir().join("current"));
+    let point_at = |version: &str| {
+        let new = dir.join("new");
+        std::os::unix::fs::symlink(dir.join(version), &new).unwrap();
+        std::fs::rename(&new, &link).unwrap();
+    };
+    let texts = [("one", "1".repeat(60_000)), ("two", "2".repeat(50_000))];
+    for (version, text) in &texts {
+        std::fs::create_dir(dir.join(version)).unwrap();
+        std::fs::write(dir.join(version).join("502.txt"), text).unwrap();
+    }
+    point_at("one");
+    let door = builder.set("error_pages.502", link.join("502.txt").to_str().unwrap()).start();
+    for (version, text) in texts.iter().rev() {
+        point_at(version);
+        wait_until(version, DEADLINE, || {
+            let shown = door.get("/").text();
+            assert!(texts.iter().any(|(_, text)| *text == shown), "{} bytes", shown.len());
+            shown == *text
+        });
+    }
+}
+
+#[test]
+fn nothing_of_what_a_client_sends_becomes_a_part_of_the_page() {
+    let door = Door::builder().start();
+    let says = "\"},\"x\":\"</p><script>alert(1)</script>";
+    for accept in ["application/json", "text/html", "text/plain"] {
+        let headers = [("Accept", accept), ("X-Request-Id", says), ("User-Agent", says), ("Connection", "close")];
+        let answer = Raw::ask(door.addr(), &request("GET", "/script?alert=1", &headers, b""));
+        let text = answer.text();
+        if accept == "application/json" {
+            let keys: Vec<String> = answer.json().as_object().unwrap().keys().cloned().collect();
+            assert_eq!(keys, ["detail", "reason", "request_id", "status", "title"], "{text}");
+        } else {
+            assert!(!text.contains("script") && !text.contains("alert"), "{text}");
+        }
+    }
+}
+
+#[test]
 fn a_reload_takes_pages_in_and_out_or_changes_nothing() {
     let mut door = with_page("502.txt", "one\n").start();
     let reload = |door: &Door| door.post("/v1/reload", json!({})).parsed::<Reload>();
