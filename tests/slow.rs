@@ -162,6 +162,38 @@ fn a_body_below_the_least_rate_is_given_up_and_one_above_it_is_not() {
 }
 
 #[test]
+fn bytes_that_are_no_body_pay_for_nothing_and_a_pause_is_paid_for_by_what_came() {
+    let (door, blue) = one_worker().before(Fake::echoes);
+    let begin = |headers: &[(&str, &str)], body: &[u8]| {
+        let mut client = door.connect();
+        client.send(request("POST", "/", headers, b"")).send(body);
+        client
+    };
+    let chunked = ("Transfer-Encoding", "chunked");
+    // Each byte by byte, without an end: a chunk's extension, a trailer, a chunk's size.
+    let mut slow = [&b"5;"[..], b"5\r\nhello\r\n0\r\nX: ", b"5\r\nhello\r\n"].map(|body| begin(&[chunked], body));
+    // Ten thousand bytes pay for forty seconds.
+    let mut pauses = begin(&[("Content-Length", "10001")], &[b'x'; 10_000]);
+    let begun = Instant::now();
+    for step in 0..75 {
+        for (client, byte) in slow.iter_mut().zip(["x", "x", "0"]) {
+            let turned_away = client.try_send(byte).is_err();
+            assert!(!turned_away || begun.elapsed() > GRACE, "after {:?}", begun.elapsed());
+        }
+        assert!(step > 70 || is_connected(&mut pauses), "after {:?}", begun.elapsed());
+    }
+    for client in &mut slow {
+        let answer = client.response();
+        assert_eq!((answer.status, answer.keeps_alive()), (408, false));
+        assert!(answer.header("proxy-status").is_some_and(|status| status.contains("body_timeout")));
+    }
+    assert_eq!(pauses.send("x").response().status, 200);
+    drop((slow, pauses));
+    door.quiet();
+    assert_eq!(blue.requests().len(), 1, "of the slow ones no backend got the whole");
+}
+
+#[test]
 fn the_backends_time_is_not_the_clients() {
     // At such a rate five seconds of waiting for somebody who passes nothing are all that is forgiven.
     let rates = one_worker().set("limits.body_rate", "10MiB").set("limits.answer_rate", "10MiB");
