@@ -221,8 +221,9 @@ fn the_configuration_in_the_readme_is_right() {
     for (name, pem) in [("fullchain.pem", pair.cert), ("privkey.pem", pair.key)] {
         std::fs::write(dir.path().join(name), pem).expect("written");
     }
+    std::fs::write(dir.path().join("sorry.html"), "<p>Sorry").expect("written");
     let here = dir.path().to_str().expect("a readable path");
-    let text = text.replace("/etc/letsencrypt/live/portal.example.com", here);
+    let text = text.replace("/etc/letsencrypt/live/portal.example.com", here).replace("/etc/bgproxy", here);
     let file = dir.path().join("bgproxy.toml");
     std::fs::write(&file, text).expect("written");
     let mut check = std::process::Command::new(env!("CARGO_BIN_EXE_bgproxy"));

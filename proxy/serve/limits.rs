@@ -97,7 +97,14 @@ impl Limiter {
     pub fn tell(&self, turned: Turned, now: Instant) {
         if let Some(Turned { connections, requests, reclaimed, last }) = self.due(turned, now) {
             let last = last.map(tracing::field::display);
-            tracing::warn!(connections, requests, reclaimed, last, "limits were reached, since the last such line");
+            tracing::warn!(
+                refused_connections = connections,
+                refused_requests = requests,
+                reclaimed,
+                last,
+                hint = "see `limits` in the configuration, and `limits.exempt` for addresses that you know",
+                "limits were reached, since the last such line"
+            );
         }
     }
 
