@@ -1,7 +1,8 @@
 //! What do crowds of slow clients cost everybody else? A thousand of slowhttptest's in each of its modes, and ten
-//! thousand idle connections over TLS, while a normal client asks and `bgctl status` is asked.
+//! thousand idle connections over TLS, alone and beside those, while a normal client asks and `bgctl status` is asked.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use socket2::Socket;
 use crate::harness::door::{Metrics, NAME};
 use crate::harness::others::nginx;
 use crate::harness::raw::request;
-use crate::harness::{Authority, DEADLINE, Door, Fake, Process, Raw, Trust, need, pace, tell, wait_for, wait_until};
+use crate::harness::{Authority, DEADLINE, Door, Process, Raw, Trust, need, pace, tell, wait_for, wait_until};
 
 /// What a normal client waits at most, but for the odd one, and `bgctl status`.
 const ANSWERED: Duration = Duration::from_millis(50);
@@ -114,15 +115,30 @@ fn quantile(sorted: &[Duration], part: f64) -> Duration {
     sorted[((sorted.len() - 1) as f64 * part).round() as usize]
 }
 
-/// A thousand of slowhttptest's clients, in one of its modes: until each of them has been given up for this reason, or
-/// for a while where they are soon answered and come again.
-#[track_caller]
-fn crowd(mode: &str, given_up: Option<&str>, target: &str, options: &[&str]) {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    // Half of the time that there is by default, and a tenth: nobody shall wait for a test for a minute.
-    let builder = Door::builder().set("limits.header_time", "5s").set("service.portal.timeouts.idle", "6s");
-    let dir = builder.dir().to_owned();
-    let socket = dir.join("blue.sock");
+/// One of slowhttptest's modes: what it asks for, and how.
+struct Mode {
+    name: &'static str,
+    target: &'static str,
+    options: &'static [&'static str],
+}
+
+const HEADS: Mode = Mode { name: "-H", target: "/page", options: &["-i", "1", "-x", "24"] };
+const BODIES: Mode = Mode { name: "-B", target: "/upload", options: &["-i", "1", "-x", "10", "-s", "8192"] };
+const RANGES: Mode = Mode { name: "-R", target: "/big", options: &["-a", "1", "-b", "1500"] };
+const READERS: Mode =
+    Mode { name: "-X", target: "/big", options: &["-w", "64", "-y", "512", "-n", "1", "-z", "32", "-k", "1"] };
+
+impl Mode {
+    /// A thousand clients that come within three seconds.
+    fn attack(&self, address: SocketAddr, log: &Path) -> Process {
+        let (mut command, url) = (Command::new(need("slowhttptest")), format!("http://{address}{}", self.target));
+        command.args(["-c", "1000", "-r", "400", "-l", "300", "-p", "3", "-u", &url, self.name]).args(self.options);
+        Process::start("slowhttptest", &mut command, log)
+    }
+}
+
+/// What all of them ask.
+fn backend(dir: &Path, socket: &Path) -> Process {
     std::fs::write(dir.join("page"), "a page\n").unwrap();
     std::fs::File::create(dir.join("big")).unwrap().set_len(64 << 20).unwrap();
     let (root, at) = (dir.display(), socket.display());
@@ -131,15 +147,22 @@ fn crowd(mode: &str, given_up: Option<&str>, target: &str, options: &[&str]) {
         "server {{ listen unix:{at} backlog=1024; client_max_body_size 0; location / {{ root {root}; }}\n\
          location /upload {{ proxy_pass http://unix:{at}:/page; }} }}"
     );
-    let _blue = nginx(&dir, &server, &socket);
+    nginx(dir, &server, socket)
+}
+
+/// A thousand of slowhttptest's clients, in one of its modes: until each of them has been given up for this reason, or
+/// for a while where they are soon answered and come again.
+#[track_caller]
+fn crowd(mode: &Mode, given_up: Option<&str>) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    // Half of the time that there is by default, and a tenth: nobody shall wait for a test for a minute.
+    let builder = Door::builder().set("limits.header_time", "5s").set("service.portal.timeouts.idle", "6s");
+    let dir = builder.dir().to_owned();
+    let socket = dir.join("blue.sock");
+    let _blue = backend(&dir, &socket);
     let (door, calm) = (builder.start(), Door::builder().color("blue", &socket).start());
     for attempt in 1..=TRIES {
-        let url = format!("http://{}{target}", door.addr());
-        let attack = || {
-            let mut command = Command::new(need("slowhttptest"));
-            command.args(["-c", "1000", "-r", "400", "-l", "300", "-p", "3", "-u", &url, mode]).args(options);
-            Process::start("slowhttptest", &mut command, &dir.join(format!("slow-{attempt}.log")))
-        };
+        let attack = || mode.attack(door.addr(), &dir.join(format!("slow-{attempt}.log")));
         let (begun, mut attacker, before) = (Instant::now(), attack(), door.metrics());
         let (mut most, mut kernel, mut looked, mut over) = (0.0_f64, 0, Instant::now(), false);
         let (waits, without) = both(&door, &calm, "/page", || {
@@ -165,9 +188,10 @@ fn crowd(mode: &str, given_up: Option<&str>, target: &str, options: &[&str]) {
         let came = requests(&after) - requests(&before) - waits.answers.len() as f64;
         let ended = after.by("bgproxy_request_failures_total", "reason");
         tell(format_args!(
-            "slowhttptest {mode}: {came:.0} requests in {took:.1} s, at most {most:.0} connections at once, none {:.1} s \
+            "slowhttptest {}: {came:.0} requests in {took:.1} s, at most {most:.0} connections at once, none {:.1} s \
              after the last; failed: {ended:?}; {waits}{} KiB resident, {kernel} KiB in the kernel. Without a crowd: \
              {without}",
+            mode.name,
             left.elapsed().as_secs_f64(),
             door.resident(),
         ));
@@ -203,22 +227,22 @@ fn kernel_memory() -> u64 {
 
 #[test]
 fn a_thousand_slow_heads_cost_the_others_nothing() {
-    crowd("-H", Some("head_timeout"), "/page", &["-i", "1", "-x", "24"]);
+    crowd(&HEADS, Some("head_timeout"));
 }
 
 #[test]
 fn a_thousand_slow_bodies_cost_the_others_nothing() {
-    crowd("-B", Some("body_timeout"), "/upload", &["-i", "1", "-x", "10", "-s", "8192"]);
+    crowd(&BODIES, Some("body_timeout"));
 }
 
 #[test]
 fn a_thousand_absurd_ranges_cost_the_others_nothing() {
-    crowd("-R", None, "/big", &["-a", "1", "-b", "1500"]);
+    crowd(&RANGES, None);
 }
 
 #[test]
 fn a_thousand_slow_readers_cost_the_others_nothing() {
-    crowd("-X", Some("client_timeout"), "/big", &["-w", "64", "-y", "512", "-n", "1", "-z", "32", "-k", "1"]);
+    crowd(&READERS, Some("client_timeout"));
 }
 
 #[test]
@@ -228,7 +252,9 @@ fn ten_thousand_idle_connections_over_tls_cost_memory_and_nothing_else() {
     let builder = Door::builder().tls(&authority);
     // None of them shall leave before the last has come.
     let builder = builder.set("limits.idle_time", "10m").set("limits.first_byte_time", "10m");
-    let (door, blue) = builder.before(Fake::echoes);
+    let (dir, socket) = (builder.dir().to_owned(), builder.dir().join("blue.sock"));
+    let _blue = backend(&dir, &socket);
+    let door = builder.start();
     let count = open_files().saturating_sub(2_000).min(10_000) as usize;
     let before = door.resident();
     let begun = Instant::now();
@@ -240,28 +266,39 @@ fn ten_thousand_idle_connections_over_tls_cost_memory_and_nothing_else() {
     });
     let resident = door.resident();
     let each = (resident - before) as f64 / count as f64;
-    let calm = Door::builder().color("blue", door.dir().join("blue.sock")).start();
-    for attempt in 1..=TRIES {
-        let begun = Instant::now();
-        let (waits, without) = both(&door, &calm, "/", || begun.elapsed() < Duration::from_secs(4));
-        tell(format_args!(
-            "{parked:.0} idle connections over TLS, open after {:.1} s: {each:.1} KiB each, {resident} KiB resident in all, \
-             {} KiB in the kernel; {waits}Without a crowd: {without}",
-            took.as_secs_f64(),
-            kernel_memory()
-        ));
-        if waits.are_short(&without) {
-            break;
-        }
-        assert!(attempt < TRIES, "normal clients waited: {waits}");
-    }
+    tell(format_args!(
+        "{parked:.0} idle connections over TLS, open after {:.1} s: {each:.1} KiB each, {resident} KiB resident in all",
+        took.as_secs_f64(),
+    ));
     assert!(each < 32.0, "{each:.1} KiB for each");
+    let calm = Door::builder().color("blue", &socket).start();
+    for beside in [None, Some(HEADS), Some(BODIES), Some(RANGES), Some(READERS)] {
+        for attempt in 1..=TRIES {
+            let attacker =
+                beside.as_ref().map(|mode| mode.attack(door.listener(1), &dir.join(format!("{}.log", mode.name))));
+            let begun = Instant::now();
+            let (waits, without) = both(&door, &calm, "/page", || begun.elapsed() < Duration::from_secs(4));
+            tell(format_args!(
+                "{count} idle over TLS, and slowhttptest {}: {} KiB resident, {} KiB in the kernel; {waits}Without a crowd: \
+                 {without}",
+                beside.as_ref().map_or("none", |mode| mode.name),
+                door.resident(),
+                kernel_memory()
+            ));
+            if let Some(mut attacker) = attacker {
+                attacker.terminate();
+            }
+            if waits.are_short(&without) {
+                break;
+            }
+            assert!(attempt < TRIES, "normal clients waited: {waits}");
+        }
+    }
     wait_until("all of them, and nobody else, to be there", DEADLINE, || {
         door.metrics().sum("bgproxy_connections_open", &[]) == count as f64
     });
     drop(idle);
     door.quiet();
-    assert!(!blue.heard().is_empty());
 }
 
 /// How many files this process and its children may open.
@@ -274,9 +311,9 @@ fn open_files() -> u64 {
 /// Connections that have shaken hands and asked once; only the sockets are kept, for TLS has no more to say.
 fn idle_over_tls(door: &Door, trust: &Trust, count: usize) -> Vec<Socket> {
     const THREADS: usize = 4;
-    let connect = |number: usize| {
+    let connect = |_| {
         let mut client = Raw::connect_tls(door.addr(), trust);
-        assert_eq!(client.send(request("GET", &format!("/{number}"), &[], b"")).response().status, 200);
+        assert_eq!(client.send(request("GET", "/page", &[], b"")).response().status, 200);
         client.into_socket()
     };
     std::thread::scope(|scope| {
