@@ -185,7 +185,7 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
         let mut operating = tokio::task::spawn_local(switchboard.run());
 
         let ending = CancellationToken::new();
-        let api = Api { desk: desk.clone(), events, page, control: rules, ending: ending.clone() };
+        let api = Api { desk: desk.clone(), events, page, control: rules, followers: None, ending: ending.clone() };
         let readiness = Readiness::default();
         let control = serve_control(control_socket.listener()?, api.clone(), ending.clone());
         let admin = serve_admin(admin_socket, api, readiness.clone(), ending.clone())?;

@@ -155,3 +155,44 @@ fn whoever_asks_nothing_loses_his_place() {
     drop(held);
     unharmed(&door, before);
 }
+
+// Each held its place for as long as it liked: 256 of them kept Prometheus out.
+#[test]
+fn whoever_takes_nothing_or_follows_events_leaves_places_to_others() {
+    let (door, _blue, [_, admin]) = door();
+    let mut followers: Vec<Raw> = (0..200).map(|_| Raw::connect(&admin)).collect();
+    let mut refused = 0;
+    for follower in &mut followers {
+        follower.send(request("GET", "/v1/events", &[], b""));
+        let (head, mut body) = follower.head();
+        if head.status == 503 {
+            let told = follower.piece(&mut body).expect("a body").expect("a problem");
+            assert!(String::from_utf8_lossy(&told).contains("too_many_followers"));
+            refused += 1;
+        }
+    }
+    assert_eq!(refused, 72, "beyond 128");
+    assert_eq!(Raw::get(&admin, "/metrics").status, 200);
+    // On the control socket everybody has places of his own.
+    let mut own = Raw::connect(door.control());
+    assert_eq!(own.send(request("GET", "/v1/events", &[], b"")).head().0.status, 200);
+    followers.truncate(100);
+    let again = || {
+        let mut follower = Raw::connect(&admin);
+        follower.send(request("GET", "/v1/events", &[], b"")).head().0.status
+    };
+    wait_until("a place to follow", DEADLINE, || again() == 200);
+    // More answers than any socket holds, on all places that are left.
+    let asks = request("GET", "/", &[], b"").repeat(1000);
+    let held: Vec<Raw> = (0..200)
+        .filter_map(|_| {
+            let mut raw = Raw::try_connect(&admin).ok()?;
+            // One too many is closed by now.
+            raw.try_send(&asks).ok().map(|()| raw)
+        })
+        .collect();
+    wait_until("places for others", DEADLINE * 3, || {
+        Raw::try_get(&admin, "/v1/status").is_ok_and(|answer| answer.status == 200)
+    });
+    drop(held);
+}

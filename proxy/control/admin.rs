@@ -7,8 +7,12 @@ use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use tokio::sync::Semaphore;
 
 use super::api::{self, Api};
+
+/// Callers who may follow events at once. They stay for as long as they like, and who only looks needs a place, too.
+const FOLLOWERS: usize = super::bounded::MOST / 2;
 
 /// The status page: one file, no build step.
 const PAGE: &str = include_str!("status.html");
@@ -37,7 +41,7 @@ pub fn router(api: Api, readiness: Readiness) -> Router {
         .route("/", get(page))
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(ready))
-        .with_state(api)
+        .with_state(Api { followers: Some(Arc::new(Semaphore::new(FOLLOWERS))), ..api })
 }
 
 async fn page() -> Response {

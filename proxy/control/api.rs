@@ -24,6 +24,7 @@ use bgproxy_conf::{Color, Control, ServiceName};
 use futures_util::{Stream, StreamExt, stream};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::CancellationToken;
@@ -63,6 +64,8 @@ pub struct Api {
     pub page: Arc<Page>,
     /// Who may do what; replaced by a reload.
     pub control: Arc<ArcSwap<Control>>,
+    /// Places for those who follow what happens; none where each user has places of his own.
+    pub followers: Option<Arc<Semaphore>>,
     /// Cancelled when the daemon goes down: streams end then.
     pub ending: CancellationToken,
 }
@@ -205,6 +208,7 @@ async fn events(
     headers: HeaderMap,
 ) -> Result<Response, Fault> {
     let Query(filter) = filter?;
+    let place = api.followers.map(Semaphore::try_acquire_owned).transpose().map_err(|_full| Fault::Followers)?;
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
     let (missed, news) = api.events.follow(last);
     // An id without data, so that whoever has heard nothing yet can still come back to here.
@@ -219,7 +223,12 @@ async fn events(
     };
     let stream = missed.chain(news).filter(move |event| std::future::ready(wanted(event))).map(to_sse);
     let ending = api.ending.clone();
-    let stream = first.chain(stream).take_until(async move { ending.cancelled().await });
+    let until = async move {
+        ending.cancelled().await;
+        // Held until here, or until the follower is gone.
+        drop(place);
+    };
+    let stream = first.chain(stream).take_until(until);
     Ok(respond_with(stream))
 }
 
@@ -369,6 +378,7 @@ enum Fault {
     NoColor { title: String, why: String },
     Body(serde_json::Error),
     Over(TryFromFloatSecsError),
+    Followers,
     Path(PathRejection),
     Query(QueryRejection),
 }
@@ -411,6 +421,10 @@ impl IntoResponse for Fault {
             Fault::Over(error) => {
                 let detail = Some(format!("`over`: {error}"));
                 problem(StatusCode::BAD_REQUEST, "bad_request", "the request's JSON is wrong", detail)
+            }
+            Fault::Followers => {
+                let title = "as many follow events here as may; the control socket has places of its own";
+                fault(StatusCode::SERVICE_UNAVAILABLE, "too_many_followers", title)
             }
             Fault::Path(rejection) => {
                 let detail = Some(rejection.body_text());

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// Connections that one holder may have open at once.
-const MOST: usize = 256;
+pub const MOST: usize = 256;
 
 /// Connections by whom they are counted against.
 type Open = Arc<Mutex<HashMap<u32, usize>>>;

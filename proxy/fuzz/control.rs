@@ -43,7 +43,7 @@ static ROUTERS: LazyLock<[Router; 2]> = LazyLock::new(|| {
     ending.cancel();
     let (desk, events, page) = (Desk::deserted(), Arc::new(Events::default()), Arc::new(Page::new(Vec::new())));
     let control = Arc::new(ArcSwap::from_pointee(Control::default()));
-    let api = Api { desk, events, page, control, ending };
+    let api = Api { desk, events, page, control, followers: None, ending };
     [api::router(api.clone()), admin::router(api, Readiness::default())].map(TowerToHyperService::new)
 });
 
