@@ -5,7 +5,7 @@
 //! go?", the [`cell`]s in which a request's hold on a backend is counted, the [`certificates`] that answer a client's
 //! TLS and the [`challenges`] of those who issue them, the [`pages`] that clients read when a request fails, the
 //! [`mail`] that control sends to workers, the [`family`] that a metric belongs to, what the process gives up to
-//! [`harden`] itself, and the [`clock`].
+//! [`harden`] itself, whose its [`descriptors`] are, and the [`clock`].
 //!
 //! [`run()`] introduces them to each other. [`demo`] is an application to try it with.
 //!
@@ -24,6 +24,7 @@ pub mod challenges;
 pub mod clock;
 pub mod control;
 pub mod demo;
+pub mod descriptors;
 pub mod family;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;

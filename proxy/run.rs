@@ -45,7 +45,7 @@ use crate::serve::meter::Meters;
 use crate::serve::metrics::ServingMetrics;
 use crate::serve::{tls, worker};
 use crate::table::Table;
-use crate::{VERSION, clock, harden};
+use crate::{VERSION, clock, descriptors, harden};
 
 /// After the deadline of a shutdown, workers get this long to notice.
 const GRACE: Duration = Duration::from_secs(3);
@@ -105,7 +105,7 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
     let Options { config, config_path, assume_live, named, opened } = options;
     count_panics();
     harden::harden(&config);
-    raise_descriptor_limit(&config);
+    descriptors::raise(&config);
     for name in caller::unknown_names(&config.control) {
         tracing::warn!(name, "in `control.operators` or `control.viewers`: this host has no such user or group");
     }
@@ -227,26 +227,6 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
 }
 
 // --- what the host may refuse
-
-/// A client and a backend connection each need a descriptor.
-fn raise_descriptor_limit(config: &Config) {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if limit.current != limit.maximum
-        && let Err(error) = setrlimit(Resource::Nofile, raised)
-    {
-        tracing::warn!("cannot raise the limit of open files: {error}");
-    }
-    let needed = config.limits.connections as u64 * 2 + 100;
-    if let Some(most) = limit.maximum.filter(|most| *most < needed) {
-        tracing::warn!(
-            most,
-            needed,
-            "fewer open files are allowed than `limits.connections` may need: raise LimitNOFILE or lower the limit"
-        );
-    }
-}
 
 /// Whether the files that a configuration, read here, names could be used at a start.
 ///

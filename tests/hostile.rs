@@ -183,6 +183,44 @@ fn connections_that_ask_nothing_of_the_daemon_leave_its_descriptors_to_clients()
     }
 }
 
+// Where clients had taken all descriptors nobody could connect to the control socket, and nothing could be switched.
+#[test]
+fn clients_that_take_all_descriptors_leave_enough_for_a_switch() {
+    let (door, _blue) = Door::builder().under(&["prlimit", "--nofile=128"]).before(Fake::echoes);
+    let green = Fake::echoes(door.dir().join("green.sock"));
+    let busy: Vec<Raw> = (0..200)
+        .map(|_| {
+            let mut raw = door.connect();
+            raw.send(request("POST", "/", &[("Content-Length", "2")], b"1"));
+            raw
+        })
+        .collect();
+    wait_until("no descriptor for clients", DEADLINE, || descriptors(&door) >= 96);
+    for color in ["green", "blue"] {
+        door.post("/v1/services/portal/switch", json!({ "to": color })).json();
+        assert_eq!(door.live(), color);
+    }
+    assert_eq!(door.post("/v1/reload", json!({})).json()["ok"], true);
+    assert_eq!(Raw::get(door.admin(), "/metrics").status, 200);
+    assert!(descriptors(&door) < 112, "{} are open", descriptors(&door));
+    drop((busy, green));
+    // While the last of them were taken in there was none for a backend.
+    wait_until("an answer", DEADLINE, || door.get("/").status == 200);
+}
+
+// Who came while idle connections had all descriptors waited for one of them to end.
+#[test]
+fn where_descriptors_run_out_idle_clients_leave_for_others() {
+    let (door, _blue) = Door::builder().under(&["prlimit", "--nofile=128"]).before(Fake::echoes);
+    let mut idle = Vec::new();
+    for _ in 0..200 {
+        let mut raw = door.connect();
+        assert_eq!(raw.send(request("GET", "/", &[], b"")).response().status, 200);
+        idle.push(raw);
+    }
+    assert_eq!(door.get("/").status, 200);
+}
+
 /// Files and connections that the door has open.
 fn descriptors(door: &Door) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", door.pid())).expect("the door's descriptors").count()

@@ -9,10 +9,12 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bgproxy_conf::Address;
+use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::super::gather::poll_write_parts;
+use crate::descriptors;
 
 /// What happened on a backend's socket since the connection was made.
 #[derive(Debug, Default)]
@@ -51,6 +53,16 @@ pub enum BackendStream {
 
 /// Connects within this time.
 pub(super) async fn connect(address: &Address, within: Duration) -> io::Result<BackendStream> {
+    let stream = open(address, within).await?;
+    let is_kept = match &stream {
+        BackendStream::Unix(stream) => descriptors::is_kept(stream),
+        BackendStream::Tcp(stream) => descriptors::is_kept(stream),
+    };
+    // As if the kernel had none.
+    if is_kept { Err(Errno::MFILE.into()) } else { Ok(stream) }
+}
+
+async fn open(address: &Address, within: Duration) -> io::Result<BackendStream> {
     match address {
         Address::Unix(path) => connect_unix(path, within).await.map(BackendStream::Unix),
         Address::Tcp { host, port } => {

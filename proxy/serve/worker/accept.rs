@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::super::conn;
@@ -12,17 +13,25 @@ use super::super::limits::badges::Badge;
 use super::super::listen::Manner;
 use super::Worker;
 use super::shed::Crowded;
+use crate::descriptors;
+
+/// After running out of descriptors: trying at once would spin.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts clients on one socket until the worker stops.
 pub(super) async fn accept(worker: Rc<Worker>, listener: TcpListener, manner: Rc<Manner>) {
-    /// After running out of descriptors: trying at once would spin.
-    const PAUSE: Duration = Duration::from_millis(50);
     let mut exhausted = false;
     while let Some(accepted) = worker.stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, client)) => {
-                exhausted = false;
                 let Some((stream, badge)) = worker.let_in(stream, client, &manner) else { continue };
+                let stream = match worker.settle(stream, &mut exhausted).await {
+                    Ok(stream) => stream,
+                    Err(error) => {
+                        tracing::warn!(%client, %error, "cannot take a client in");
+                        continue;
+                    }
+                };
                 if worker.is_full() {
                     // Also served if the worker stops meanwhile: he is connected as far as he can tell.
                     worker.stop.run_until_cancelled(worker.room()).await;
@@ -31,10 +40,7 @@ pub(super) async fn accept(worker: Rc<Worker>, listener: TcpListener, manner: Rc
             }
             Err(error) if is_client_noise(&error) => tracing::debug!("a client left while connecting: {error}"),
             Err(error) => {
-                if !exhausted {
-                    tracing::warn!("cannot accept clients: {error}");
-                }
-                exhausted = true;
+                say(&mut exhausted, &error);
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -49,6 +55,8 @@ fn accept_queued(worker: &Rc<Worker>, listener: TcpListener, manner: &Rc<Manner>
     let listener = listener.into_std()?;
     loop {
         match listener.accept() {
+            // State is still to be saved, and those who wait for an end are to be told of it.
+            Ok((stream, _)) if descriptors::is_kept(&stream) => return Err(Errno::MFILE.into()),
             Ok((stream, client)) => {
                 stream.set_nonblocking(true)?;
                 let stream = TcpStream::from_std(stream)?;
@@ -63,11 +71,37 @@ fn accept_queued(worker: &Rc<Worker>, listener: TcpListener, manner: &Rc<Manner>
     }
 }
 
+/// Tells that descriptors have run out, once for each time that they do.
+fn say(exhausted: &mut bool, error: &io::Error) {
+    if !std::mem::replace(exhausted, true) {
+        tracing::warn!("cannot accept clients: {error}");
+    }
+}
+
 fn is_client_noise(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
 }
 
 impl Worker {
+    /// A client's socket, at a descriptor that is not kept for others: while there is none, whoever is idle leaves for
+    /// him, and he waits. At a stop he is served at any.
+    async fn settle(&self, mut stream: TcpStream, exhausted: &mut bool) -> io::Result<TcpStream> {
+        if !descriptors::is_kept(&stream) {
+            *exhausted = false;
+            return Ok(stream);
+        }
+        say(exhausted, &Errno::MFILE.into());
+        while descriptors::is_kept(&stream) && !self.stop.is_cancelled() {
+            let ended = self.ended.notified();
+            self.make_room();
+            // What has come free may be a backend's, or another worker's.
+            let _free = tokio::time::timeout(PAUSE, ended).await;
+            // To the lowest that is free by now.
+            stream = TcpStream::from_std(stream.into_std()?.try_clone()?)?;
+        }
+        Ok(stream)
+    }
+
     /// A client's socket and his badge; none when his address has too many, and he has been turned away.
     fn let_in(&self, stream: TcpStream, client: SocketAddr, manner: &Manner) -> Option<(TcpStream, Option<Badge>)> {
         // A PROXY header is to say first who he is.

@@ -62,7 +62,7 @@ impl Worker {
     }
 
     /// Has one connection leave that is idle, if there is one.
-    fn make_room(&self) {
+    pub(super) fn make_room(&self) {
         let now = self.now();
         let mut victims = self.victims.borrow_mut();
         // At most once for each sweep, because nothing is older before the next one.
