@@ -31,8 +31,8 @@ pub fn harden(config: &Config) {
 /// Keeps the keys of this configuration where they are, from now on. To be called before they are read.
 pub fn guard_keys(config: &Config) {
     if holds_keys(config) {
-        // Where cores go to a program, the limit alone does not keep them back. The price: but for root, nobody can look
-        // into the process any more (ptrace, /proc/PID/fd), not even its own user.
+        // Where cores go to a program, the limit alone does not keep them back. The price: but for root, nobody can
+        // look into the process any more (ptrace, /proc/PID/fd), not even its own user.
         let none = Rlimit { current: Some(0), maximum: Some(0) };
         tell("core dumps are possible", setrlimit(Resource::Core, none));
         tell("core dumps are possible", set_dumpable_behavior(DumpableBehavior::NotDumpable));
@@ -51,8 +51,8 @@ fn tell(what: &str, result: rustix::io::Result<()>) {
     }
 }
 
-/// The permissions of a file of ours that others may use, as far as the umask that we were started with allows it. To be
-/// set: creating a file with a mode cannot get past our own umask.
+/// The permissions of a file of ours that others may use, as far as the umask that we were started with allows it. To
+/// be set: creating a file with a mode cannot get past our own umask.
 pub fn permissions(mode: u32) -> Permissions {
     Permissions::from_mode(mode & !INHERITED.load(Ordering::Relaxed))
 }

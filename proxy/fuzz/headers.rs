@@ -1,5 +1,5 @@
-//! Does what concerns one connection stay there? Heads that the libraries would never let through are rewritten as well:
-//! nothing of a hop must be left, and to rewrite twice must be to rewrite once.
+//! Does what concerns one connection stay there? Heads that the libraries would never let through are rewritten as
+//! well: nothing of a hop must be left, and to rewrite twice must be to rewrite once.
 //!
 //! The input is text. The first line is a request's method, version and target, or the status of an answer; each
 //! further one is a header, `name: value`.

@@ -1,5 +1,5 @@
-//! Can what passes be understood in one way only? A client's bytes as hyper reads them, through our refusals, routes and
-//! headers, as a backend would get them; a strict reader that shares nothing with us must find the same requests there.
+//! Can what passes be understood in one way only? A client's bytes as hyper reads them, through our refusals, routes
+//! and headers, as a backend would get them; a strict reader that shares nothing with us must find the same requests.
 
 use std::cell::RefCell;
 use std::convert::Infallible;

@@ -25,8 +25,8 @@ pub(super) fn cases(corpus: &[corpus::Case]) -> Vec<Case> {
     corpus.iter().filter_map(translate).chain(own).collect()
 }
 
-/// The same request, as far as its lines can be told apart: what a line says becomes a field, whatever it says, and what
-/// stands behind the empty line the body. None where HTTP/2 has no way to say what is odd about it.
+/// The same request, as far as its lines can be told apart: what a line says becomes a field, whatever it says, and
+/// what stands behind the empty line the body. None where HTTP/2 has no way to say what is odd about it.
 fn translate(case: &corpus::Case) -> Option<Case> {
     let text = &case.bytes;
     let end = text.windows(4).position(|four| four == b"\r\n\r\n")?;
