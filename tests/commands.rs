@@ -415,7 +415,8 @@ fn events_are_told_one_line_each_over_a_restart() {
     told("the daemon went away, waiting for it");
     pair.door.switch("blue");
     told("portal: blue is live (generation 3, was green), by uid ");
-    following.signal(rustix::process::Signal::INT);
+    // Not INT, which whoever runs in the background of a script is born deaf to.
+    following.signal(rustix::process::Signal::TERM);
     following.wait_end(DEADLINE);
 }
 
