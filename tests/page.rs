@@ -39,6 +39,21 @@ fn the_page_says_when_it_has_lost_contact_and_recovers() {
     wait_until("contact again", DEADLINE, || !browser.text().to_lowercase().contains("lost contact"));
 }
 
+#[test]
+fn the_page_says_which_host_has_no_certificate_and_why() {
+    let site = Site::start_with(|door| {
+        let missing = door.dir().join("missing.pem").display().to_string();
+        door.wants(&["portal.test"]).set("acme.directory", "https://127.0.0.1:1/").set("acme.ca", missing)
+    });
+    let dir = temp_dir();
+    let browser = Browser::start(dir.path());
+    browser.open(&format!("http://{}/", site.door.admin()));
+    for told in ["portal.test: none yet", "portal.test: no certificate, tried 1 time, next at ", "correct `acme.ca`"] {
+        browser.wait_text(told);
+    }
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
+
 /// The colors whose card has the badge LIVE.
 fn live(browser: &Browser) -> Vec<String> {
     let script = "return [...document.querySelectorAll('.badge.live')].filter(badge => badge.textContent === 'LIVE') \
