@@ -4,8 +4,8 @@
 //! `wanted` is what the configuration asks for, `charge` what is known about one host; `order` is one certificate's way,
 //! over `https`; `renewal` says when it is time, by the clock on the wall, which is looked at again and again because it
 //! may be set; `kept` is what is on disk, and `fault` what went wrong. A certificate that cannot be renewed stays in use,
-//! and is asked for again, more seldom each time, over restarts too. A reload asks at once, unless it was the authority
-//! that put us off.
+//! and is asked for again, more seldom each time, over restarts too. A reload that somebody asks for, or that changes what
+//! is wanted, tries at once, unless it was the authority that put us off, and makes no pause longer.
 
 mod charge;
 mod fault;
@@ -31,7 +31,7 @@ use super::failpoint;
 use super::operate::News;
 use crate::certificates::Certificate;
 use crate::challenges::Challenges;
-use charge::Charge;
+use charge::{Charge, Tries};
 use fault::Fault;
 use kept::{Fetched, Kept, Pem, Setback, Setbacks};
 use order::{Authority, Wish, on_disk};
@@ -162,12 +162,16 @@ impl Keeper {
 
     /// Makes what is wanted now one's own.
     fn take_over(&mut self) {
-        self.wanted = self.changes.borrow_and_update().clone();
+        let wanted = self.changes.borrow_and_update().clone();
+        let hurries = wanted.hurries(&self.wanted);
+        self.wanted = wanted;
         let mut before = std::mem::take(&mut self.charges);
         for host in &self.wanted.config.hosts {
             let held = before.iter().position(|charge| charge.host == *host).map(|at| before.swap_remove(at));
             let mut charge = held.unwrap_or_else(|| Charge::new(host.clone(), self.kept.certificate(host.name())));
-            charge.hurry(&self.wanted.config.directory);
+            if hurries {
+                charge.hurry(&self.wanted.config.directory);
+            }
             self.charges.push(charge);
         }
     }
@@ -226,7 +230,7 @@ impl Keeper {
             return;
         }
         // A new certificate forgets them.
-        let before = self.charges[at].failures();
+        let before = self.charges[at].tries();
         let tried = self.try_once(at, before, news).await;
         let charge = &mut self.charges[at];
         let mut told = None;
@@ -255,7 +259,7 @@ impl Keeper {
         self.report(news, told);
     }
 
-    async fn try_once(&mut self, at: usize, before: u32, news: &mpsc::UnboundedSender<News>) -> Result<Came, Failed> {
+    async fn try_once(&mut self, at: usize, before: Tries, news: &mpsc::UnboundedSender<News>) -> Result<Came, Failed> {
         let charge = &self.charges[at];
         let host = charge.host.clone();
         if let Some(pem) = charge.unkept.clone() {
@@ -270,7 +274,7 @@ impl Keeper {
         self.remember(Some((&host, begun))).await?;
         let wish = Wish {
             host: host.name().to_owned(),
-            challenge: self.wanted.challenge(before),
+            challenge: self.wanted.challenge(before.failures),
             replaces: charge.fetched_from(directory).cloned(),
         };
         tracing::info!(%host, challenge = wish.called(), "asking the authority for a certificate");

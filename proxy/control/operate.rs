@@ -317,7 +317,7 @@ impl Switchboard {
             Ask::Status(reply) => drop(reply.send(self.status())),
             Ask::History(reply) => drop(reply.send(self.history())),
             Ask::Reload(reply) => {
-                let reload = self.reload().await;
+                let reload = self.reload(true).await;
                 drop(reply.send(reload));
             }
         }

@@ -14,9 +14,9 @@ use super::watch::{self, Key};
 use crate::{clock, harden};
 
 impl Switchboard {
-    /// Reads, checks and builds; any fault keeps what is in force.
-    pub(super) async fn reload(&mut self) -> Reload {
-        let result = self.try_reload().await;
+    /// Reads, checks and builds; any fault keeps what is in force. Somebody asks for it, or a file changed.
+    pub(super) async fn reload(&mut self, is_asked: bool) -> Reload {
+        let result = self.try_reload(is_asked).await;
         let at = clock::now();
         let reload = match result {
             Ok(needs_restart) => {
@@ -34,7 +34,7 @@ impl Switchboard {
         reload
     }
 
-    async fn try_reload(&mut self) -> Result<Vec<String>, String> {
+    async fn try_reload(&mut self, is_asked: bool) -> Result<Vec<String>, String> {
         let Some(path) = &self.config_path else {
             return Err("bgproxy runs with its built-in configuration; there is no file to read".to_owned());
         };
@@ -65,7 +65,7 @@ impl Switchboard {
         self.pages = pages;
         self.tally.expiry(self.pairs.expiry());
         self.config = keep_what_needs_restart(config, &self.config);
-        self.wanted.send_replace(Wanted::of(&self.config));
+        self.wanted.send_modify(|wanted| *wanted = Wanted::of(&self.config).after(wanted, is_asked));
         self.rules.store(Arc::new(self.config.control.clone()));
         self.shutdown.store(Arc::new(self.config.shutdown.deadline.get()));
         self.publish();

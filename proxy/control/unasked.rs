@@ -97,7 +97,7 @@ impl Switchboard {
         match change.key {
             Key::Config => {
                 tracing::info!(path = %change.path.display(), "the configuration file changed");
-                self.reload().await;
+                self.reload(false).await;
             }
             Key::LiveFile(service) => self.live_file_changed(service, &change.path, &change.seen),
             Key::Socket(service, color) => self.socket_changed(service, color, &change.seen).await,

@@ -35,6 +35,17 @@ pub(super) struct Charge {
     pub(super) setback: Option<Setback>,
     /// Then nothing is tried before this.
     try_at: Option<Instant>,
+    /// The next try is before its time.
+    is_hurried: bool,
+}
+
+/// Tries that failed before the next one.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Tries {
+    /// In a row.
+    pub(super) failures: u32,
+    /// So many of them before their time, the next one included.
+    hurried: u32,
 }
 
 impl Charge {
@@ -44,7 +55,17 @@ impl Charge {
             renewal::two_thirds(fetched.certificate.not_before, fetched.certificate.not_after, fastrand::f64())
         });
         let ask_at = Instant::now();
-        Charge { host, fetched, unkept: None, renew_at, window: None, ask_at, setback: None, try_at: None }
+        Charge {
+            host,
+            fetched,
+            unkept: None,
+            renew_at,
+            window: None,
+            ask_at,
+            setback: None,
+            try_at: None,
+            is_hurried: false,
+        }
     }
 
     /// Takes up what failed before the process began; how long until the next try, if anything did.
@@ -56,13 +77,13 @@ impl Charge {
         Some(self.set_back(setback))
     }
 
-    /// The configuration was read again: what failed is tried at once, unless it is this authority that wants to be left
-    /// alone.
+    /// Somebody asks for it, or wants something else: what failed is tried at once, unless it is this authority that wants
+    /// to be left alone.
     pub(super) fn hurry(&mut self, directory: &str) {
         match &self.setback {
             Some(setback) if setback.directory != directory => self.settle(),
             Some(setback) if setback.put_off => {}
-            _ => self.try_at = None,
+            _ => (self.try_at, self.is_hurried) = (None, self.setback.is_some()),
         }
     }
 
@@ -112,14 +133,16 @@ impl Charge {
     }
 
     /// What is remembered of a try that failed, after so many others.
-    pub(super) fn setback(&self, failed: &Failed, before: u32, directory: &str) -> Setback {
-        let failures = before.saturating_add(1);
-        let pause = renewal::pause(failures, failed.put_off, fastrand::f64());
+    pub(super) fn setback(&self, failed: &Failed, before: Tries, directory: &str) -> Setback {
+        let failures = before.failures.saturating_add(1);
+        // Who hurries us does not make us wait longer afterwards.
+        let pause = renewal::pause(failures.saturating_sub(before.hurried), failed.put_off, fastrand::f64());
         let since = now();
         Setback {
             directory: directory.to_owned(),
             not_after: self.not_after(),
             failures,
+            hurried: before.hurried,
             since,
             until: since.saturating_add(pause.as_secs()),
             put_off: failed.put_off.is_some(),
@@ -132,17 +155,22 @@ impl Charge {
         let left = renewal::left(setback.since, setback.until, now());
         self.try_at = Some(Instant::now() + left);
         self.setback = Some(setback);
+        self.is_hurried = false;
         left
     }
 
     /// The last try did not fail.
     pub(super) fn settle(&mut self) {
-        (self.setback, self.try_at) = (None, None);
+        (self.setback, self.try_at, self.is_hurried) = (None, None, false);
     }
 
-    /// In a row.
-    pub(super) fn failures(&self) -> u32 {
-        self.setback.as_ref().map_or(0, |setback| setback.failures)
+    /// What failed before the next try.
+    pub(super) fn tries(&self) -> Tries {
+        let tries = |setback: &Setback| Tries {
+            failures: setback.failures,
+            hurried: setback.hurried.saturating_add(u32::from(self.is_hurried)),
+        };
+        self.setback.as_ref().map_or_else(Tries::default, tries)
     }
 
     fn not_after(&self) -> Option<u64> {
@@ -162,8 +190,37 @@ impl Charge {
             cert: path.display().to_string(),
             in_use: self.fetched.is_some(),
             next: next.map(written),
-            failures: self.failures(),
+            failures: self.tries().failures,
             fault: self.setback.as_ref().map(|setback| setback.fault.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::acme::fault::Fault;
+
+    const DIRECTORY: &str = "https://authority.test/directory";
+
+    /// Each save of the configuration doubled the pause.
+    #[test]
+    fn a_try_before_its_time_counts_and_makes_no_pause_longer() {
+        let mut charge = Charge::new("a.test".parse().expect("a host"), None);
+        let mut fail = |is_hurried: bool| {
+            if is_hurried {
+                charge.hurry(DIRECTORY);
+            }
+            let setback = charge.setback(&Failed::from(Fault::BrokenOff), charge.tries(), DIRECTORY);
+            let pause = charge.set_back(setback).as_secs_f64() / 60.0;
+            (charge.tries().failures, pause)
+        };
+        for (at, (is_hurried, usual)) in
+            [(false, 5.0), (true, 5.0), (true, 5.0), (false, 10.0), (true, 10.0), (false, 20.0)].into_iter().enumerate()
+        {
+            let (failures, pause) = fail(is_hurried);
+            assert_eq!(failures as usize, at + 1);
+            assert!((usual * 0.79..=usual * 1.21).contains(&pause), "{at}: {pause}");
         }
     }
 }

@@ -56,6 +56,9 @@ pub(super) struct Setback {
     pub(super) not_after: Option<u64>,
     /// In a row.
     pub(super) failures: u32,
+    /// So many of them before their time, because of a reload.
+    #[serde(default)]
+    pub(super) hurried: u32,
     /// When it failed, in seconds since 1970.
     pub(super) since: u64,
     /// Nothing is tried before this.

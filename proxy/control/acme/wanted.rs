@@ -10,6 +10,8 @@ pub struct Wanted {
     /// Where an authority can look.
     by_request: bool,
     by_handshake: bool,
+    /// How often somebody asked for a reload, and did not only change a file.
+    asked: u64,
 }
 
 impl Wanted {
@@ -20,13 +22,27 @@ impl Wanted {
             config: config.acme.clone(),
             by_request: can(Challenge::Http01),
             by_handshake: can(Challenge::TlsAlpn01),
+            asked: 0,
         }
+    }
+
+    /// What is wanted after what was wanted before; whether somebody asked for the reload between them.
+    pub fn after(self, before: &Wanted, is_asked: bool) -> Wanted {
+        Wanted { asked: before.asked + u64::from(is_asked), ..self }
+    }
+
+    /// Whether this is worth a try at once of what failed before: somebody asks for it, or wants something else.
+    pub(super) fn hurries(&self, before: &Wanted) -> bool {
+        self != before
     }
 
     /// Whether another one wants a host's certificate in the same way.
     pub(super) fn agrees(&self, other: &Wanted, host: &Host) -> bool {
-        let manner =
-            |wanted: &Wanted| Wanted { config: Acme { hosts: Vec::new(), ..wanted.config.clone() }, ..*wanted };
+        let manner = |wanted: &Wanted| Wanted {
+            config: Acme { hosts: Vec::new(), ..wanted.config.clone() },
+            asked: 0,
+            ..*wanted
+        };
         other.config.hosts.contains(host) && manner(self) == manner(other)
     }
 
