@@ -152,6 +152,10 @@ fn filter(log: &Log) -> anyhow::Result<EnvFilter> {
         Ok(level) => (level.clone(), format!("BGPROXY_LOG={level}")),
         Err(_unset) => (log.level.clone(), format!("`log.level = {:?}`", log.level)),
     };
+    // The file's has been checked with everything else in it, the environment's has not.
+    if bgproxy_conf::check::is_no_level(&level) {
+        anyhow::bail!("{what} is no log filter: there is no such level");
+    }
     let filter = match level.to_ascii_lowercase().as_str() {
         // Of ourselves: the libraries would write a line for each frame that passes.
         finest @ ("debug" | "trace") => format!("info,bgproxy={finest}"),

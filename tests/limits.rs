@@ -438,7 +438,13 @@ fn a_reload_puts_limits_into_force_and_out_again() {
     reload(&mut door, &[("service.portal.deny", json!(["127.0.0.2/32"]))]);
     // A denied client is out at once: a reload's reply is a promise for what is routed.
     assert_eq!(second.send(get()).response().status, 403);
-    let off = [(RATE, json!(0)), (PER_ADDRESS, json!(0)), (EXEMPT, json!([])), ("service.portal.deny", json!([]))];
+    let off = [
+        (RATE, json!(0)),
+        (BURST, json!(0)),
+        (PER_ADDRESS, json!(0)),
+        (EXEMPT, json!([])),
+        ("service.portal.deny", json!([])),
+    ];
     reload(&mut door, &off);
     wait_until("no limit", DEADLINE, || (0..10).all(|_| client.send(get()).response().status == 200));
     let mut many: Vec<Raw> = (0..5).map(|_| from(STRANGER, &door)).collect();

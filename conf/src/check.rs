@@ -4,6 +4,7 @@
 //! same text.
 
 mod acme;
+mod limits;
 mod listeners;
 mod services;
 
@@ -13,10 +14,13 @@ use std::path::{Component, Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
-use crate::{AccessLog, Bytes, Config, ConfigError, Host, PathPrefix, Seconds, ServiceName};
+use crate::{AccessLog, Config, ConfigError, Host, PathPrefix, Seconds, ServiceName};
 
 /// The kernel keeps a socket's path in 108 bytes, the closing NUL included.
 const SOCKET_PATH_MAX: usize = 107;
+
+/// The statuses that the door itself answers with; every other one comes from a backend.
+pub const ANSWERED: [u16; 15] = [400, 403, 404, 405, 408, 413, 414, 417, 429, 431, 500, 501, 502, 503, 504];
 
 /// Checks every rule and reports the first one broken, at the key that breaks it.
 ///
@@ -28,6 +32,7 @@ pub fn check(config: &Config, text: &str, path: &Path) -> Result<(), ConfigError
     let file = File { path, text, tree };
     listeners::check(&file, config)?;
     acme::check(&file, config)?;
+    limits::check(&file, config)?;
     process(&file, config)?;
     error_pages(&file, config)?;
     for (name, service) in &config.service {
@@ -47,6 +52,13 @@ pub fn fault(path: &Path, keys: &[&str], message: impl Into<String>, hint: &str)
     ConfigError::at(path, &text, span, message, Some(hint.to_owned()))
 }
 
+/// Whether a log's level is one word, but none of the levels: a filter would take it for the name of something.
+pub fn is_no_level(text: &str) -> bool {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let is_word = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphabetic());
+    is_word && !LEVELS.iter().any(|level| level.eq_ignore_ascii_case(text))
+}
+
 // === the rules ===
 
 fn process(file: &File<'_>, config: &Config) -> Result<(), ConfigError> {
@@ -58,27 +70,10 @@ fn process(file: &File<'_>, config: &Config) -> Result<(), ConfigError> {
         let instead = "\"off\", \"stdout\" or a path such as \"/var/log/bgproxy/access.log\"";
         absolute(file, [key("log"), key("access")], "log.access", path, instead)?;
     }
-    let limits = &config.limits;
-    if limits.connections == 0 {
-        let message = "`limits.connections` is 0, so nobody could connect";
-        return file.fault([key("limits"), key("connections")], message, "write 1 or more, such as 20000");
-    }
-    if limits.header_size < Bytes::kib(8) || limits.header_size > Bytes::mib(1) {
-        let message = format!("`limits.header_size` is {}, outside of 8KiB to 1MiB", limits.header_size);
-        return file.fault([key("limits"), key("header_size")], message, "write \"32KiB\", for example");
-    }
-    if limits.requests_per_second > 100_000 {
-        let message = format!("`limits.requests_per_second` is {}, above 100000", limits.requests_per_second);
-        let hint = "write 0 for no limit; it is for one address, not for all of them together";
-        return file.fault([key("limits"), key("requests_per_second")], message, hint);
-    }
-    for (name, time) in [
-        ("first_byte_time", limits.first_byte_time),
-        ("handshake_time", limits.handshake_time),
-        ("header_time", limits.header_time),
-        ("idle_time", limits.idle_time),
-    ] {
-        positive(file, [key("limits"), key(name)], &format!("limits.{name}"), time)?;
+    if is_no_level(&config.log.level) {
+        let message = format!("`log.level` is \"{}\", which is no level", config.log.level);
+        let hint = "write \"error\", \"warn\", \"info\", \"debug\", \"trace\", or a filter such as \"info,h2=debug\"";
+        return file.fault([key("log"), key("level")], message, hint);
     }
     positive(file, [key("shutdown"), key("deadline")], "shutdown.deadline", config.shutdown.deadline)
 }
@@ -86,6 +81,11 @@ fn process(file: &File<'_>, config: &Config) -> Result<(), ConfigError> {
 fn error_pages(file: &File<'_>, config: &Config) -> Result<(), ConfigError> {
     for (status, path) in &config.error_pages {
         let at = [key("error_pages"), key(&status.to_string())];
+        if !ANSWERED.contains(&status.get()) {
+            let message = format!("the door never answers with {status} by itself");
+            let known = ANSWERED.map(|status| status.to_string()).join(", ");
+            return file.fault(at, message, format!("remove it: answers of backends pass as they are; known: {known}"));
+        }
         absolute(file, at.clone(), &format!("error_pages.{status}"), path, "a path such as \"/etc/bgproxy/502.html\"")?;
         if !path.extension().is_some_and(|kind| ["html", "json", "txt"].iter().any(|known| kind == *known)) {
             let message = format!("`{}` does not say what kind of text it is", path.display());

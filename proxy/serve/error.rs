@@ -213,7 +213,7 @@ pub fn of_hyper_status(status: u16) -> Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashSet;
+    use std::collections::{BTreeSet, HashSet};
 
     #[test]
     fn every_reason_is_listed_once_and_has_a_name_of_its_own() {
@@ -232,6 +232,13 @@ mod tests {
             let row = format!("| `{}` | {} |", reason.label(), reason.status().as_u16());
             assert!(page.contains(&row), "docs/failures.md lacks the row {row}");
         }
+    }
+
+    #[test]
+    fn the_configuration_knows_every_status_that_is_answered() {
+        let answered: BTreeSet<u16> = Reason::ALL.iter().map(|reason| reason.status().as_u16()).collect();
+        let known: BTreeSet<u16> = bgproxy_conf::check::ANSWERED.into_iter().chain([499]).collect();
+        assert_eq!(answered, known);
     }
 
     #[test]

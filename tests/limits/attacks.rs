@@ -239,7 +239,13 @@ fn limits_that_change_under_load_leave_nothing_behind() {
     let mut wrk = Command::new(need("wrk"));
     wrk.args(["--threads", "2", "--connections", "100", "--duration", "60s", &format!("http://{}/", door.addr())]);
     let mut load = Process::start("wrk", &mut wrk, &dir.path().join("wrk.log"));
-    let none = [(RATE, json!(0)), (PER_ADDRESS, json!(0)), (CONNECTIONS, json!(20_000)), (EXEMPT, json!([]))];
+    let none = [
+        (RATE, json!(0)),
+        (BURST, json!(0)),
+        (PER_ADDRESS, json!(0)),
+        (CONNECTIONS, json!(20_000)),
+        (EXEMPT, json!([])),
+    ];
     let some = [
         (RATE, json!(100)),
         (BURST, json!(5)),

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{File, Step, absolute, key};
+use super::{File, Step, absolute, key, listeners};
 use crate::{Challenge, Config, ConfigError, Host, Listen};
 
 /// The rules of `[acme]`.
@@ -31,7 +31,13 @@ pub(super) fn check(file: &File<'_>, config: &Config) -> Result<(), ConfigError>
         let hint = "read the authority's terms of service, and write `terms_agreed = true` below `[acme]` if you agree";
         return file.fault([key("acme"), key("terms_agreed")], "`acme.hosts` needs `acme.terms_agreed`", hint);
     }
-    challenge(file, config)
+    challenge(file, config)?;
+    if !listeners::have_tls(config) {
+        let hint = "add a `[[listen]]` with `tls = true`, such as at \"0.0.0.0:443\"";
+        let message = "`acme.hosts` has no listener with `tls` to be used on";
+        return file.fault([key("acme"), key("hosts")], message, hint);
+    }
+    Ok(())
 }
 
 fn hosts(file: &File<'_>, hosts: &[Host]) -> Result<(), ConfigError> {

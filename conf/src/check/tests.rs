@@ -603,7 +603,7 @@ fn acme(rest: &str) -> String {
 #[test]
 fn certificates_can_be_fetched_for_a_listener_that_has_none() {
     let tls = "[[listen]]\naddress = \"0.0.0.0:443\"\ntls = true\n";
-    for text in [acme(""), acme(tls), acme("email = \"me@example.com\"\nca = \"/etc/ca.pem\"\n")] {
+    for text in [acme(tls), acme(&format!("email = \"me@example.com\"\nca = \"/etc/ca.pem\"\n{tls}"))] {
         Config::parse(&text, Path::new("bgproxy.toml")).unwrap_or_else(|fault| panic!("{fault}"));
     }
 }
@@ -666,8 +666,103 @@ fn an_authority_needs_a_listener_to_look_at() {
     assert!(message("tls-alpn-01", clear).contains("`tls-alpn-01` needs a listener with `tls` for everybody"));
     assert!(message("tls-alpn-01", &closed).contains("`tls-alpn-01` needs a listener with `tls` for everybody"));
     assert!(message("auto", &closed).contains("an authority could not look at any listener"));
-    for (challenge, listen) in [("http-01", clear), ("tls-alpn-01", tls), ("auto", clear), ("auto", tls)] {
+    let both = format!("{clear}{tls}");
+    for (challenge, listen) in [("http-01", &*both), ("tls-alpn-01", tls), ("auto", &both), ("auto", tls)] {
         assert_eq!(message(challenge, listen), "fine");
     }
     assert_ne!(message("dns-01", clear), "fine");
+}
+
+#[test]
+fn certificates_that_no_listener_uses_are_a_fault() {
+    assert_snapshot!(fault(&acme("[[listen]]\naddress = \"0.0.0.0:80\"\n")), @r#"
+    error: `acme.hosts` has no listener with `tls` to be used on
+     --> bgproxy.toml:2:1
+      |
+    2 | hosts = ["a.test", "b.test"]
+      | ^^^^^
+      |
+      = help: add a `[[listen]]` with `tls = true`, such as at "0.0.0.0:443"
+    "#);
+}
+
+// === limits ===
+
+#[test]
+fn limits_that_do_not_fit_together_are_a_fault() {
+    assert_snapshot!(fault("[limits]\nrequests_burst = 5\n"), @"
+    error: `limits.requests_burst` limits nothing without `limits.requests_per_second`
+     --> bgproxy.toml:2:1
+      |
+    2 | requests_burst = 5
+      | ^^^^^^^^^^^^^^
+      |
+      = help: write `requests_per_second` too, such as 50, or remove it
+    ");
+    assert_snapshot!(fault("[limits]\nconnections = 10\nconnections_per_address = 11\n"), @"
+    error: `limits.connections_per_address` is 11, above `limits.connections` (10)
+     --> bgproxy.toml:3:1
+      |
+    3 | connections_per_address = 11
+      | ^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: lower it, or write 0 for no limit by address
+    ");
+    let fits =
+        "[limits]\nconnections = 10\nconnections_per_address = 10\nrequests_burst = 5\nrequests_per_second = 1\n";
+    Config::parse(fits, Path::new("bgproxy.toml")).expect("no fault");
+}
+
+#[test]
+fn a_range_is_written_by_its_first_address() {
+    assert_snapshot!(fault("[limits]\nexempt = [\"192.0.2.0/24\", \"10.0.0.1/8\"]\n"), @r#"
+    error: `10.0.0.1/8` does not begin where its range begins
+     --> bgproxy.toml:2:27
+      |
+    2 | exempt = ["192.0.2.0/24", "10.0.0.1/8"]
+      |                           ^^^^^^^^^^^^
+      |
+      = help: write "10.0.0.0/8", or "10.0.0.1/32" for the one address
+    "#);
+    let services = |key: &str| service(&format!("{key} = [\"2001:db8::1/32\"]"));
+    for text in ["trusted.proxies = [\"10.0.0.1/8\"]\n".to_owned(), services("allow"), services("deny")] {
+        assert!(fault(&text).message().ends_with("does not begin where its range begins"), "{text}");
+    }
+    let fine = "limits.exempt = [\"10.0.0.0/8\", \"10.0.0.1/32\", \"::1/128\", \"0.0.0.0/0\"]\n";
+    Config::parse(fine, Path::new("bgproxy.toml")).expect("no fault");
+}
+
+// === what the log and the pages are for ===
+
+#[test]
+fn a_word_that_is_no_level_is_a_fault() {
+    assert_snapshot!(fault("[log]\nlevel = \"inf\"\n"), @r#"
+    error: `log.level` is "inf", which is no level
+     --> bgproxy.toml:2:1
+      |
+    2 | level = "inf"
+      | ^^^^^
+      |
+      = help: write "error", "warn", "info", "debug", "trace", or a filter such as "info,h2=debug"
+    "#);
+    for level in ["off", "WARN", "info", "trace", "info,h2=debug", "bgproxy::control=debug", "3"] {
+        Config::parse(&format!("log.level = \"{level}\"\n"), Path::new("bgproxy.toml")).expect("no fault");
+    }
+}
+
+#[test]
+fn a_page_that_nobody_would_see_is_a_fault() {
+    assert_snapshot!(fault("[error_pages]\n502 = \"/a.html\"\n418 = \"/b.html\"\n"), @r#"
+    error: the door never answers with 418 by itself
+     --> bgproxy.toml:3:1
+      |
+    3 | 418 = "/b.html"
+      | ^^^
+      |
+      = help: remove it: answers of backends pass as they are; known: 400, 403, 404, 405, 408, 413, 414, 417, 429, 431, 500, 501, 502, 503, 504
+    "#);
+    assert_eq!(fault("error_pages.499 = \"/a.html\"\n").message(), "the door never answers with 499 by itself");
+    for status in ANSWERED {
+        Config::parse(&format!("error_pages.{status} = \"/a.html\"\n"), Path::new("x")).expect("no fault");
+    }
 }
