@@ -505,13 +505,13 @@ fn a_configuration_is_checked_by_both_binaries_alike() {
     $ bgproxy check -c none.toml
     error: cannot read the configuration: No such file or directory (os error 2)
     --> none.toml
-     = help: create it, or name another file with `-c FILE`
+     = help: create it, or name another file: `bgproxy run -c FILE`, `bgctl check FILE`
     exit 1
 
     $ bgctl check none.toml
     error: cannot read the configuration: No such file or directory (os error 2)
     --> none.toml
-     = help: create it, or name another file with `-c FILE`
+     = help: create it, or name another file: `bgproxy run -c FILE`, `bgctl check FILE`
     exit 1
     "#);
 }

@@ -368,7 +368,7 @@ fn a_wrong_configuration_is_refused_with_the_spot() {
     insta::assert_snapshot!(last_words(&missing), @"
     error: cannot read the configuration: No such file or directory (os error 2)
     --> missing.toml
-     = help: create it, or name another file with `-c FILE`
+     = help: create it, or name another file: `bgproxy run -c FILE`, `bgctl check FILE`
     ");
 }
 

@@ -226,7 +226,7 @@ fn a_start_with_a_page_that_is_of_no_use_says_which_and_where() {
     3 | error_pages.503 = "/nowhere/503.html"
       |             ^^^
       |
-      = help: put a page there that bgproxy can read, in UTF-8 and of at most 64 KiB, or leave the key out
+      = help: put a page there that bgproxy can read (at most 64 KiB of UTF-8, and JSON if its name says so), or leave the key out
     "#);
     insta::assert_snapshot!(said(with_page("502.html", &"x".repeat(65_537))), @r#"
     error: DIR/502.html: it has 65537 bytes, and 65536 are the most
@@ -235,7 +235,7 @@ fn a_start_with_a_page_that_is_of_no_use_says_which_and_where() {
     3 | error_pages.502 = "DIR/502.html"
       |             ^^^
       |
-      = help: put a page there that bgproxy can read, in UTF-8 and of at most 64 KiB, or leave the key out
+      = help: put a page there that bgproxy can read (at most 64 KiB of UTF-8, and JSON if its name says so), or leave the key out
     "#);
     insta::assert_snapshot!(said(named(Path::new("/nowhere/503.php"))), @r#"
     error: `/nowhere/503.php` does not say what kind of text it is

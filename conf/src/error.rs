@@ -37,7 +37,7 @@ impl ConfigError {
     /// The file cannot be read.
     pub fn unreadable(path: &Path, source: io::Error) -> Self {
         let hint = match source.kind() {
-            io::ErrorKind::NotFound => Some("create it, or name another file with `-c FILE`".to_owned()),
+            io::ErrorKind::NotFound => Some("create it, or name another file: `bgproxy run -c FILE`, `bgctl check FILE`".to_owned()),
             io::ErrorKind::PermissionDenied => Some(
                 "let the user that runs bgproxy read it, and pass through the directories above it (`namei -l FILE` shows them)".to_owned(),
             ),
@@ -201,7 +201,12 @@ fn explain(message: &str) -> (String, Option<String>) {
     }
     let mismatch = message.strip_prefix("invalid type: ").or(message.strip_prefix("invalid value: "));
     if let Some((found, expected)) = mismatch.and_then(|rest| rest.rsplit_once(", expected ")) {
+        let is_integer = message.starts_with("invalid value: integer ");
         let (expected, hint) = match expected {
+            // A number it is, but not one of these; the largest that TOML knows is none that anybody means.
+            "usize" | "u64" if is_integer => ("a whole number from 0", None),
+            "u32" if is_integer => ("a whole number from 0 to 4294967295", None),
+            "u16" if is_integer => ("a whole number from 0 to 65535", None),
             "usize" | "u64" | "u32" | "u16" => ("a whole number", None),
             "a boolean" => ("true or false", Some("write `true` or `false`, without quotes")),
             "a sequence" => ("a list", Some("write it in brackets: `[\"a\", \"b\"]`")),

@@ -32,7 +32,7 @@ impl Unusable {
 
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
-        "put a page there that bgproxy can read, in UTF-8 and of at most 64 KiB, or leave the key out"
+        "put a page there that bgproxy can read (at most 64 KiB of UTF-8, and JSON if its name says so), or leave the key out"
     }
 }
 

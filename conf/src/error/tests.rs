@@ -15,7 +15,7 @@ fn a_missing_file_says_what_to_do() {
     assert_snapshot!(fault, @"
     error: cannot read the configuration: No such file or directory (os error 2)
     --> /nonexistent/bgproxy.toml
-     = help: create it, or name another file with `-c FILE`
+     = help: create it, or name another file: `bgproxy run -c FILE`, `bgctl check FILE`
     ");
     assert!(fault.source().is_some());
 }
@@ -98,7 +98,8 @@ fn a_value_of_the_wrong_type_says_what_is_expected() {
     1 | listen = ["0.0.0.0:80"]
       |           ^^^^^^^^^^^^
     "#);
-    assert_snapshot!(fault("limits.connections = -1\n").message(), @"expected a whole number, found integer `-1`");
+    assert_snapshot!(fault("limits.connections = -1\n").message(), @"expected a whole number from 0, found integer `-1`");
+    assert_snapshot!(fault("limits.requests_per_second = 99999999999\n").message(), @"expected a whole number from 0 to 4294967295, found integer `99999999999`");
 }
 
 #[test]

@@ -66,10 +66,11 @@ impl FromStr for Host {
             None => (false, text),
         };
         let name = host_name(name).map_err(|what| {
-            Invalid::new(
-                format!("`{}` is not a host: {what}", shown(text)),
-                "\"portal.example.com\" or \"*.example.com\"",
-            )
+            let instead = match text.is_ascii() {
+                true => "\"portal.example.com\" or \"*.example.com\"",
+                false => "it as programs do, such as \"xn--mnchen-3ya.de\" for `münchen.de`",
+            };
+            Invalid::new(format!("`{}` is not a host: {what}", shown(text)), instead)
         })?;
         if wildcard && (name.starts_with('[') || name.parse::<Ipv4Addr>().is_ok()) {
             return Err(Invalid::new(
