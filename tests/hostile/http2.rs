@@ -68,11 +68,12 @@ pub(super) fn send(bench: &mut Bench, case: &Case) -> Outcome {
     let mut client = RawHttp2::connect(bench.door.addr());
     let stream = client.stream();
     let flags = if case.body.is_empty() { END_STREAM } else { 0 };
-    client.send(headers(stream, &case.fields, flags));
+    let mut frames = headers(stream, &case.fields, flags);
     if !case.body.is_empty() {
-        // It may have been refused by now.
-        client.try_send(data(stream, &case.body, END_STREAM));
+        // At once: what the door says to a head that it refuses depends on what it has seen of the body by then.
+        frames.extend(data(stream, &case.body, END_STREAM));
     }
+    client.send(frames);
     client.read_until_over(stream);
     let answer = client.so_far(stream);
     let mut told = vec![shown_answer(&answer)];
