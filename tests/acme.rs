@@ -235,6 +235,7 @@ fn an_authority_that_puts_us_off_is_left_alone() {
     let builder = Door::builder();
     let (ca, directory) = (trusted.write(builder.dir()), format!("https://localhost:{}/", front.addr().port()));
     let (mut door, _blue) = builder
+        .set("listen", json!([{ "address": "127.0.0.1:0" }, { "address": "127.0.0.1:0", "tls": true }]))
         .set("acme.hosts", json!([HOST]))
         .set("acme.terms_agreed", true)
         .set("acme.directory", directory)
