@@ -383,7 +383,11 @@ impl Raw {
             tls.send_close_notify();
             tls.complete_io(&mut self.socket).expect("a connection");
         }
-        self.socket.shutdown(Shutdown::Write).expect("a connection");
+        match self.socket.shutdown(Shutdown::Write) {
+            // The other side has refused all of it already, by a reset.
+            Err(error) if error.kind() == ErrorKind::NotConnected => {}
+            ended => ended.expect("a connection"),
+        }
         self
     }
 
