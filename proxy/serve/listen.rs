@@ -9,9 +9,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// Connections that may wait to be accepted, per socket; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
-/// Bytes of an answer that the kernel keeps for a client beyond what is on its way to it. Without a bound it is megabytes
-/// for each client that stops reading, until there is no memory for anybody's connection; and of what a slow client
-/// takes, it tells in lumps of a third of that.
+/// Bytes of an answer that the kernel keeps for a client beyond what is on its way to it. Without a bound it is
+/// megabytes for each client that stops reading, until there is no memory for anybody's connection; and of what a slow
+/// client takes, it tells when half of that has left, and not before.
 const UNSENT: u32 = 128 * 1024;
 
 /// How clients are received on one address.
