@@ -116,7 +116,9 @@ impl Switchboard {
                 tracing::info!(page = %path.display(), "error page replaced");
             }
             Err(fault) => {
-                tracing::warn!(page = %path.display(), "error page not replaced, the old one stays in use: {fault}");
+                let page = path.display();
+                let hint = "mend it before the next reload, which is refused for it";
+                tracing::warn!(%page, hint, "error page not replaced, the old one stays in use: {fault}");
             }
         }
     }

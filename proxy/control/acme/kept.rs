@@ -102,7 +102,11 @@ impl Kept {
         match parse(host, &bytes) {
             Ok(fetched) => Some(fetched),
             Err(fault) => {
-                let fault = fault.told();
+                // Whoever spoiled it, it was not the authority.
+                let fault = match fault {
+                    Fault::Useless(fault) => fault.to_string(),
+                    fault => fault.told(),
+                };
                 tracing::warn!(path = %path.display(), "a certificate is fetched anew, the one that is kept cannot be used: {fault}");
                 None
             }
