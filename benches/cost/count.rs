@@ -17,7 +17,7 @@ use super::workloads::{House, Workload};
 const AHEAD: u32 = 20;
 
 /// How often each workload is counted. The least is taken: what comes by time and not by request can only add.
-const TURNS: u32 = 3;
+const TURNS: u32 = 6;
 
 /// What is called for memory, in C's library and in what may take its place.
 const ALLOCATORS: [&str; 19] = [

@@ -64,8 +64,8 @@ pub struct Flight {
     pub leave: Leave,
     method: Method,
     target: Uri,
-    /// What kind of text the client would read, should the request fail.
-    accept: Option<HeaderValue>,
+    /// What kind of text the client would read, should the request fail before its answer's head is here.
+    accept: RefCell<Option<HeaderValue>>,
     status: Cell<StatusCode>,
     reason: Cell<Option<Reason>>,
     bytes_in: Cell<u64>,
@@ -114,7 +114,7 @@ impl Flight {
             leave: Leave::default(),
             method: head.method.clone(),
             target: head.uri.clone(),
-            accept: head.headers.get(header::ACCEPT).cloned(),
+            accept: RefCell::new(head.headers.get(header::ACCEPT).cloned()),
             status: Cell::new(StatusCode::OK),
             reason: Cell::new(None),
             bytes_in: Cell::new(0),
@@ -179,9 +179,9 @@ impl Flight {
         self.noted.borrow().as_ref()?.request_id.clone()
     }
 
-    /// What kind of text the client would read.
-    pub fn accept(&self) -> Option<&HeaderValue> {
-        self.accept.as_ref()
+    /// What kind of text the client would read instead of an answer; told once.
+    pub fn accept(&self) -> Option<HeaderValue> {
+        self.accept.take()
     }
 
     /// A second try.
@@ -257,6 +257,8 @@ impl Flight {
         self.status.set(status);
         self.step.set(Step::Streaming);
         self.touch();
+        // It would keep the buffer that the request came in for as long as the answer streams.
+        drop(self.accept.take());
         if headers::is_event_stream(headers) {
             self.becomes_stream(StreamKind::Events);
         }

@@ -52,8 +52,8 @@ pub async fn forward(worker: &Rc<Worker>, conn: &Rc<Conn>, request: Request<Inco
         Err(failure) => {
             guard.complain(&failure);
             guard.answered(failure.reason);
-            let request_id = guard.request_id();
-            let asked = Asked { accept: guard.accept(), request_id: request_id.as_ref() };
+            let (accept, request_id) = (guard.accept(), guard.request_id());
+            let asked = Asked { accept: accept.as_ref(), request_id: request_id.as_ref() };
             let response = answer::to(failure.reason, &worker.pages(), &asked);
             own(conn, guard, response).await
         }
@@ -148,7 +148,7 @@ async fn exchange(
     if is_last && upload.is_none() {
         conn.falls_silent();
     }
-    if upload.is_some() && headers::is_grpc(&head.headers) {
+    if is_http2 && upload.is_some() && headers::is_grpc(&head.headers) {
         guard.converses();
     }
     let (head, link) = send(worker, conn, guard, head, &upload, Purpose::Exchange).await?;
