@@ -30,9 +30,9 @@ use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::CancellationToken;
 
 use super::caller::{Caller, Wants};
+use super::desk::{Ask, Desk, Gone};
 use super::events::Events;
 use super::openapi;
-use super::operate::{Ask, Desk, Gone};
 use super::streams::CloseStreams;
 use super::switchboard::{Command, Refusal};
 use crate::clock;

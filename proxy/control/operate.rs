@@ -11,9 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bgproxy_conf::wire::{
-    AcmeStatus, CloseStreamsReply, History, IdleReply, ProbeReport, Receipt, Reload, Status, What,
-};
+use bgproxy_conf::wire::{AcmeStatus, ProbeReport, Receipt, Reload, What};
 use bgproxy_conf::{Color, Config, Control, ServiceName};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -22,56 +20,24 @@ use tokio_util::sync::CancellationToken;
 
 use super::acme::{Keeper, Report, Wanted};
 use super::certificates::Pairs;
+use super::desk::{Ask, Asker, Desk};
 use super::drain::Drain;
 use super::events::Events;
 use super::failpoint;
 use super::live_file::{self, Reader};
 use super::pages::PageFiles;
-use super::probe;
 use super::registry::Registry;
 use super::report::About;
 use super::save::{Saving, save_in_order};
 use super::state::{Record, Store};
-use super::streams::{CloseStreams, Old};
-use super::switchboard::{Board, Command, CommandId, Done, Effect, Entry, Event, Refusal};
+use super::streams::Old;
+use super::switchboard::{Board, Command, CommandId, Effect, Entry, Event, Refusal};
 use super::watch::{Change, Key, Seen, Watcher};
-use crate::mail::{Mailboxes, Question};
+use crate::mail::Mailboxes;
 use crate::table::{Backend, Service, Table};
-
-/// Asks that may wait for the loop; then the askers wait.
-const QUEUE: usize = 256;
 
 /// How often colors are looked at that nobody asked about.
 pub(super) const ROUND: Duration = Duration::from_secs(1);
-
-/// What may be asked of the switchboard; the reply goes into the sender.
-#[derive(Debug)]
-pub enum Ask {
-    /// Carry this out.
-    Command(ServiceName, Command, Asker),
-    /// The receipt of the drain that this generation began, when it is there.
-    Receipt(ServiceName, u64, oneshot::Sender<Receipt>),
-    /// Ask a color once whether it is ready.
-    Probe(ServiceName, Color, oneshot::Sender<Result<ProbeReport, Refusal>>),
-    /// Whether a color is idle.
-    Idle(ServiceName, Color, oneshot::Sender<Result<IdleReply, Refusal>>),
-    /// End a color's streams.
-    CloseStreams(CloseStreams, oneshot::Sender<Result<CloseStreamsReply, Refusal>>),
-    /// Everything at one glance.
-    Status(oneshot::Sender<Status>),
-    /// What happened.
-    History(oneshot::Sender<History>),
-    /// Read the configuration again.
-    Reload(oneshot::Sender<Reload>),
-}
-
-/// Who waits for a command's reply.
-#[derive(Debug)]
-pub struct Asker {
-    reply: oneshot::Sender<Result<Done, Refusal>>,
-    /// Cancelled when nobody waits any more.
-    left: CancellationToken,
-}
 
 /// News from the tasks beside the loop.
 #[derive(Debug)]
@@ -80,43 +46,6 @@ pub(super) enum News {
     Probed(ServiceName, Color, ProbeReport),
     Happened(ServiceName, What),
     Kept(Report),
-}
-
-/// Where the switchboard is asked: cheap to clone, usable from any thread.
-#[derive(Debug, Clone)]
-pub struct Desk(mpsc::Sender<Ask>);
-
-/// The switchboard has ended: the daemon is going down.
-#[derive(Debug, thiserror::Error)]
-#[error("bgproxy is shutting down")]
-pub struct Gone;
-
-impl Desk {
-    /// One where nobody is asked any more.
-    #[cfg(any(test, fuzzing))]
-    pub(crate) fn deserted() -> Desk {
-        Desk(mpsc::channel(1).0)
-    }
-
-    /// Asks, and waits for the reply.
-    ///
-    /// # Errors
-    /// [`Gone`].
-    pub async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Gone> {
-        let (reply, answer) = oneshot::channel();
-        self.0.send(ask(reply)).await.map_err(|_closed| Gone)?;
-        answer.await.map_err(|_closed| Gone)
-    }
-
-    /// Has a command carried out. Dropping the future abandons it, as long as it is still being probed.
-    ///
-    /// # Errors
-    /// [`Gone`].
-    pub async fn command(&self, service: ServiceName, command: Command) -> Result<Result<Done, Refusal>, Gone> {
-        let left = CancellationToken::new();
-        let _leaving = left.clone().drop_guard();
-        self.ask(|reply| Ask::Command(service, command, Asker { reply, left })).await
-    }
 }
 
 /// What the switchboard is made of.
@@ -182,7 +111,7 @@ pub struct Switchboard {
     pub(super) watcher: Watcher,
     changes: mpsc::Receiver<Change>,
     next_command: CommandId,
-    askers: HashMap<CommandId, Asker>,
+    pub(super) askers: HashMap<CommandId, Asker>,
     pub(super) receipts: Vec<(ServiceName, u64, oneshot::Sender<Receipt>)>,
     /// Answers in a row so far, of the service that is being probed.
     pub(super) passed: HashMap<ServiceName, Rc<Cell<u32>>>,
@@ -204,7 +133,7 @@ pub struct Switchboard {
 impl Switchboard {
     /// A switchboard, and the desk where it is asked; must be made on a local runtime.
     pub fn new(parts: Parts, tally: Arc<super::metrics::Tally>) -> (Switchboard, Desk) {
-        let (sender, asks) = mpsc::channel(QUEUE);
+        let (desk, asks) = Desk::open();
         let (telling, news) = mpsc::unbounded_channel();
         let (watcher, changes) = Watcher::start();
         let (saving, queue) = mpsc::unbounded_channel();
@@ -266,7 +195,7 @@ impl Switchboard {
             last_reload: None,
             tally,
         };
-        (switchboard, Desk(sender))
+        (switchboard, desk)
     }
 
     /// Runs until nobody can ask any more.
@@ -374,32 +303,6 @@ impl Switchboard {
     }
 
     // --- effects
-
-    fn probe(&mut self, id: CommandId, service: ServiceName, color: &Color) {
-        let passed = Rc::new(Cell::new(0));
-        self.passed.insert(service.clone(), passed.clone());
-        let (mail, telling) = (self.mail.clone(), self.telling.clone());
-        let question = self.question(&service, color);
-        let ready = self.config.service.get(&service).map(|config| config.ready.clone());
-        // A live file goes nowhere; whoever calls may.
-        let left = self.askers.get(&id).map(|asker| asker.left.clone()).unwrap_or_default();
-        let color = color.clone();
-        tokio::task::spawn_local(async move {
-            let note = |report: &ProbeReport| {
-                let _ended = telling.send(News::Probed(service.clone(), color.clone(), report.clone()));
-            };
-            let asking = async {
-                // The board and the configuration know the same colors; if they ever do not, the command still ends.
-                let (question, ready) = question.zip(ready).ok_or(None)?;
-                probe::until_ready(&mail, &question, &ready, &passed, note).await
-            };
-            let event = match left.run_until_cancelled(asking).await {
-                Some(result) => Event::Probed(id, service, result),
-                None => Event::Abandoned(id, service),
-            };
-            let _ended = telling.send(News::Event(event));
-        });
-    }
 
     fn persist(&mut self, id: Option<CommandId>, service: ServiceName, record: Record) {
         failpoint::reach("before_persist");
@@ -540,61 +443,6 @@ impl Switchboard {
                 self.receipts.push((service, generation, reply));
             }
             None => {}
-        }
-    }
-
-    pub(super) fn question(&self, service: &ServiceName, color: &Color) -> Option<Question> {
-        let backend = self.registry.find(service, color)?;
-        Some(probe::question(self.config.service.get(service)?, backend))
-    }
-
-    fn probe_for(
-        &mut self,
-        service: &ServiceName,
-        color: &Color,
-        reply: oneshot::Sender<Result<ProbeReport, Refusal>>,
-    ) {
-        if let Err(refusal) = self.find(service, color) {
-            return drop(reply.send(Err(refusal)));
-        }
-        let asked = self.ask_once(service, color);
-        tokio::task::spawn_local(async move {
-            // Without an answer the worker has ended, and so will the asker's connection.
-            if let Some(report) = asked.await.ok().flatten() {
-                let _gone = reply.send(Ok(report));
-            }
-        });
-    }
-
-    /// Asks a color once, beside the loop; the answer is noted too.
-    pub(super) fn ask_once(&mut self, service: &ServiceName, color: &Color) -> oneshot::Receiver<Option<ProbeReport>> {
-        let (done, result) = oneshot::channel();
-        self.asked.insert((service.clone(), color.clone()), Instant::now());
-        let Some(question) = self.question(service, color) else { return result };
-        // No switch comes of it, so it leaves no connection behind: with thousands of colors those would be all that the
-        // process may have open.
-        let question = Question { pool: 0, ..question };
-        let (mail, telling) = (self.mail.clone(), self.telling.clone());
-        let (service, color) = (service.clone(), color.clone());
-        tokio::task::spawn_local(async move {
-            let report = mail.probe(fastrand::usize(..), question).await;
-            if let Some(report) = report.clone() {
-                let _ended = telling.send(News::Probed(service, color, report));
-            }
-            let _gone = done.send(report);
-        });
-        result
-    }
-
-    /// Remembers a probe's answer; tells when it is another one than before.
-    fn note(&mut self, service: ServiceName, color: Color, probe: ProbeReport) {
-        let before = self.reports.insert((service.clone(), color.clone()), probe.clone());
-        let is_news = match &before {
-            Some(before) => before.ready != probe.ready || before.reason != probe.reason,
-            None => true,
-        };
-        if is_news && self.find(&service, &color).is_ok() {
-            self.tell(service, What::Readiness { color, probe });
         }
     }
 

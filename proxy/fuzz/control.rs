@@ -24,8 +24,8 @@ use super::wire::Pieces;
 use crate::control::admin::{self, Readiness};
 use crate::control::api::{self, Api};
 use crate::control::caller::Caller;
+use crate::control::desk::Desk;
 use crate::control::events::Events;
-use crate::control::operate::Desk;
 use crate::family::Page;
 
 /// No answer is as long as this.
