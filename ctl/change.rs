@@ -1,5 +1,5 @@
-//! The verbs that change something, or wait for a change to be over: switch, rollback, prepare, wait-idle, close-streams,
-//! reload.
+//! The verbs that change something, or wait for a change to be over: switch, rollback, prepare, wait-idle,
+//! close-streams, reload.
 
 use std::time::Duration;
 

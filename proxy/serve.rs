@@ -11,8 +11,8 @@
 //! - [`error`] names what failed, [`answer`] says so, [`meter`] counts, [`metrics`] shows it and [`access`] writes it
 //!   down. [`probe`] asks whether a backend is ready.
 //!
-//! Everything here belongs to one worker thread: `Rc` and `Cell`, no lock, nothing shared but the table, and what limits
-//! by address count while there are any. Who waits for something on the same thread is a [`sleeper`].
+//! Everything here belongs to one worker thread: `Rc` and `Cell`, no lock, nothing shared but the table, and what
+//! limits by address count while there are any. Who waits for something on the same thread is a [`sleeper`].
 
 pub mod abuse;
 pub mod access;

@@ -177,7 +177,8 @@ fn a_broken_answer_is_broken_for_the_client_too() {
             let mut client = door.connect();
             client.send(format!("GET / HTTP/{version}\r\nHost: a\r\n\r\n"));
             if version == "1.1" {
-                // What came is there: without a byte of it the connection would look idle, and a client might ask again.
+                // What came is there: without a byte of it the connection would look idle, and a client might ask
+                // again.
                 let (head, mut body) = client.head();
                 assert_eq!(head.status, 200);
                 let broken = loop {

@@ -135,7 +135,8 @@ impl Profile {
     }
 }
 
-/// Whether `(7) malloc`, or later `(7)`, is one of them. A function that calls itself is another one at each depth: name'2.
+/// Whether `(7) malloc`, or later `(7)`, is one of them. A function that calls itself is another one at each depth:
+/// name'2.
 fn is_allocator<'t>(known: &mut HashMap<&'t str, bool>, named: &'t str) -> bool {
     let (number, name) = named.split_once(' ').unwrap_or((named, ""));
     if !name.is_empty() {

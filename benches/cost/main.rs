@@ -1,5 +1,5 @@
-//! What does a request cost in exact numbers? Instructions, allocations and system calls of bgproxy per request, compared
-//! with what was committed: a slow change is seen where the clock of a busy machine cannot show it.
+//! What does a request cost in exact numbers? Instructions, allocations and system calls of bgproxy per request,
+//! compared with what was committed: a slow change is seen where the clock of a busy machine cannot show it.
 //!
 //! `make cost`; `make cost ARGS=--accept` writes the numbers into benches/cost/baseline.json instead.
 #![expect(clippy::print_stdout, reason = "a table for people")]

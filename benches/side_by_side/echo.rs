@@ -1,7 +1,7 @@
 //! What is behind the websockets? A backend that answers every upgrade with 101, and every message with itself.
 //!
-//! It runs as a process of its own (`side_by_side --echo SOCKET`), for its CPU is not to be mistaken for the load's. What
-//! it sends is not masked, as RFC 6455 wants it from a server: a proxy may look at frames.
+//! It runs as a process of its own (`side_by_side --echo SOCKET`), for its CPU is not to be mistaken for the load's.
+//! What it sends is not masked, as RFC 6455 wants it from a server: a proxy may look at frames.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! Who wants to know whether a color is ready? A command before it goes on, a caller, the rounds. Whatever is answered is
-//! noted.
+//! Who wants to know whether a color is ready? A command before it goes on, a caller, the rounds. Whatever is answered
+//! is noted.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -71,8 +71,8 @@ impl Switchboard {
         let (done, result) = oneshot::channel();
         self.asked.insert((service.clone(), color.clone()), Instant::now());
         let Some(question) = self.question(service, color) else { return result };
-        // No switch comes of it, so it leaves no connection behind: with thousands of colors those would be all that the
-        // process may have open.
+        // No switch comes of it, so it leaves no connection behind: with thousands of colors those would be all that
+        // the process may have open.
         let question = Question { pool: 0, ..question };
         let (mail, telling) = (self.mail.clone(), self.telling.clone());
         let (service, color) = (service.clone(), color.clone());

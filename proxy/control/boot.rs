@@ -49,7 +49,8 @@ pub fn boot(config: &Config, store: &Store, assume: Option<&Color>) -> Result<Bo
         }
         services.insert(name.clone(), entry);
     }
-    // Together: the disk takes as long for one as for all. After a crash in between, what is not there is found new again.
+    // Together: the disk takes as long for one as for all. After a crash in between, what is not there is found new
+    // again.
     store.save_all(&new)?;
     Ok(Board { services })
 }

@@ -32,8 +32,9 @@ impl Default for Events {
     }
 }
 
-/// Ids go on growing over a restart, so that a follower's `Last-Event-ID` from before cannot hide what is new: they begin
-/// with the microseconds since 1970, which no number of events catches up with, and which JavaScript can count to.
+/// Ids go on growing over a restart, so that a follower's `Last-Event-ID` from before cannot hide what is new: they
+/// begin with the microseconds since 1970, which no number of events catches up with, and which JavaScript can count
+/// to.
 fn first_id() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or_default()

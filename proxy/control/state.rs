@@ -189,7 +189,8 @@ impl Store {
     ///
     /// # Errors
     /// [`StateError`]: the records before them are still the newest ones, and nothing is left over
-    /// ([`StateError::Torn`] excepted). Where the disk failed in the last step, a power cut may yet bring new ones back.
+    /// ([`StateError::Torn`] excepted). Where the disk failed in the last step, a power cut may yet bring new ones
+    /// back.
     pub fn save_all(&self, records: &[(ServiceName, Record)]) -> Result<(), StateError> {
         if records.is_empty() {
             return Ok(());
@@ -248,8 +249,8 @@ impl Store {
         Ok(Old::Nothing)
     }
 
-    /// After a rename or the fsync of the directory failed: the caller is told that nothing was saved, so a restart must
-    /// see it so.
+    /// After a rename or the fsync of the directory failed: the caller is told that nothing was saved, so a restart
+    /// must see it so.
     fn put_back(&self, placed: Vec<(Names, Old)>, mut fault: StateError) -> StateError {
         for (names, old) in placed {
             let put_back = match old {

@@ -1,5 +1,5 @@
-//! One request, as readable steps: see who asks, and how often, refuse, send elsewhere, route, claim, rewrite, send (once
-//! more where that is safe), rewrite back, stream; or open a tunnel.
+//! One request, as readable steps: see who asks, and how often, refuse, send elsewhere, route, claim, rewrite, send
+//! (once more where that is safe), rewrite back, stream; or open a tunnel.
 
 use std::rc::Rc;
 

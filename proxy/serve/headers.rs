@@ -34,8 +34,8 @@ const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 /// Turns a client's request head into the one that a backend reads, in HTTP/1.1; true when the client said that it will
 /// send no other on this connection.
 ///
-/// `client` is whom [`client()`] found, `upgrade` is what [`upgrade()`] found: the two headers that ask for it stay then.
-/// How a body is framed is not said here: that is up to whoever sends it.
+/// `client` is whom [`client()`] found, `upgrade` is what [`upgrade()`] found: the two headers that ask for it stay
+/// then. How a body is framed is not said here: that is up to whoever sends it.
 pub fn to_backend(
     head: &mut request::Parts,
     sender: &Sender<'_>,
@@ -110,8 +110,8 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// RFC 9110, section 8.6: a length that is said twice, and the same, is said once to whoever comes next; many refuse the
-/// second line. Different ones were refused by the libraries.
+/// RFC 9110, section 8.6: a length that is said twice, and the same, is said once to whoever comes next; many refuse
+/// the second line. Different ones were refused by the libraries.
 fn say_length_once(headers: &mut HeaderMap) {
     if headers.len() == headers.keys_len() {
         return;
@@ -122,8 +122,9 @@ fn say_length_once(headers: &mut HeaderMap) {
     }
 }
 
-/// Takes out of a request's trailers what has to stand in its head (RFC 9110, section 6.5.1): some backends put trailers
-/// among the headers, and what frames, routes and authorizes a request, or says who the client is, was decided by then.
+/// Takes out of a request's trailers what has to stand in its head (RFC 9110, section 6.5.1): some backends put
+/// trailers among the headers, and what frames, routes and authorizes a request, or says who the client is, was decided
+/// by then.
 pub fn trailers_to_backend(trailers: &mut HeaderMap) {
     remove_all(trailers, |name| is_hop_by_hop(name) || is_protected(name));
 }

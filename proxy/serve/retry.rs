@@ -2,8 +2,8 @@
 //!
 //! What a unix socket tells us (measured on Linux 6.18): EPIPE on the first write means the other end was gone before
 //! a byte arrived; ECONNRESET means it closed with part of our request unread, so it never read the whole; a plain
-//! end of file means it may have read everything. A reset by TCP says less: it may come from anywhere, after the request
-//! was read, so it does not count as one.
+//! end of file means it may have read everything. A reset by TCP says less: it may come from anywhere, after the
+//! request was read, so it does not count as one.
 //!
 //! HTTP/2 tells more, and less: REFUSED_STREAM, or a GOAWAY that names an earlier stream as the last one, means nobody
 //! acted (counted as not a byte written); but a connection's reset says nothing of one stream, so it does not count as

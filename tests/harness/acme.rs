@@ -185,7 +185,8 @@ impl Acme {
 }
 
 impl Builder {
-    /// Gets certificates for these hosts from this authority; its first listener speaks TLS, the second one is in clear.
+    /// Gets certificates for these hosts from this authority; its first listener speaks TLS, the second one is in
+    /// clear.
     pub(crate) fn acme(self, acme: &Acme, hosts: &[&str]) -> Builder {
         self.wants(hosts)
             .set("acme.email", "hostmaster@portal.test")

@@ -52,8 +52,8 @@ impl Builder {
         self.color("blue", blue.address()).color("green", green.address())
     }
 
-    /// Its first listener speaks TLS, with a certificate for [`NAME`] that this authority signed (in `tls/`); the second
-    /// one is in clear.
+    /// Its first listener speaks TLS, with a certificate for [`NAME`] that this authority signed (in `tls/`); the
+    /// second one is in clear.
     pub(crate) fn tls(self, authority: &Authority) -> Builder {
         let certificate = authority.server(&[NAME, "localhost", "127.0.0.1"]).write(&self.dir().join("tls"));
         let listeners = json!([{ "address": "127.0.0.1:0", "tls": true }, { "address": "127.0.0.1:0" }]);

@@ -1,5 +1,5 @@
-//! A client that sends exactly the bytes it is given, over TCP or a unix socket, in clear or over TLS, and reads answers
-//! strictly.
+//! A client that sends exactly the bytes it is given, over TCP or a unix socket, in clear or over TLS, and reads
+//! answers strictly.
 
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};

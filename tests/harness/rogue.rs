@@ -101,7 +101,8 @@ fn usual(base: &str, path: &str, knows_host: bool, finalized: bool) -> Vec<u8> {
 }
 
 impl Builder {
-    /// Wants certificates for these hosts from this authority; its first listener speaks TLS, the second one is in clear.
+    /// Wants certificates for these hosts from this authority; its first listener speaks TLS, the second one is in
+    /// clear.
     pub(crate) fn rogue(self, rogue: &Rogue, hosts: &[&str]) -> Builder {
         let ca = rogue.server.write(self.dir());
         self.wants(hosts).set("acme.directory", rogue.directory()).set("acme.ca", ca.to_str().expect("a readable path"))

@@ -50,8 +50,8 @@ pub(crate) struct Plan<'p> {
 pub(crate) fn generate(plan: &Plan<'_>) -> anyhow::Result<Outcome> {
     let body = || {
         if matches!(plan.pace, Pace::Fixed(_)) {
-            // Of this thread only: it must be on time whoever else wants the cores. Where that is not allowed, it is late
-            // more often, as it tells.
+            // Of this thread only: it must be on time whoever else wants the cores. Where that is not allowed, it is
+            // late more often, as it tells.
             let _denied = rustix::process::setpriority_process(None, PRECEDENCE);
         }
         Generator::new(plan)?.run()

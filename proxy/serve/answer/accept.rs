@@ -17,7 +17,8 @@ struct Wish {
     earliness: usize,
 }
 
-/// The kind that a client wants most. Where it names none, or wants all alike, it gets the `file`'s, or else plain text.
+/// The kind that a client wants most. Where it names none, or wants all alike, it gets the `file`'s, or else plain
+/// text.
 pub(super) fn choose(accept: Option<&[u8]>, file: Option<Kind>) -> Kind {
     let otherwise = file.unwrap_or(Kind::Text);
     let Some(accept) = accept else { return otherwise };

@@ -2,8 +2,8 @@
 //!
 //! Between requests the connection is parked: hyper's state and its buffers, some twenty kilobytes, are there only from
 //! the first byte of a head until nothing has happened for a while. hyper's own answers to malformed heads are replaced
-//! by ours, which say why. A client that begins with the preface of HTTP/2 is handed on, and so is one whose upgrade was
-//! answered with 101.
+//! by ours, which say why. A client that begins with the preface of HTTP/2 is handed on, and so is one whose upgrade
+//! was answered with 101.
 
 use std::cell::Cell;
 use std::convert::Infallible;

@@ -73,7 +73,8 @@ async fn drain(worker: &Worker, stream: &mut ClientSocket) {
     }
     let mut left = LINGER_BYTES;
     loop {
-        // Into memory that all share: a sink of its own would make every connection's task as large, also an idle one's.
+        // Into memory that all share: a sink of its own would make every connection's task as large, also an idle
+        // one's.
         let read = poll_fn(|cx| {
             let mut scratch = worker.scratch.borrow_mut();
             let mut sink = ReadBuf::new(&mut scratch);

@@ -1,4 +1,5 @@
-//! For what has a request waited too long? Whom it waits for now, since when, and how much of the client's time is spent.
+//! For what has a request waited too long? Whom it waits for now, since when, and how much of the client's time is
+//! spent.
 //!
 //! Nobody keeps a timer: each sweep of the worker looks at where a request stands. The time between two sweeps is put
 //! down to whomever the later one finds it waiting for, so neither the backend's slowness nor ours is a client's.
@@ -103,8 +104,8 @@ impl Flight {
         self.conn.heard();
     }
 
-    /// The request's body is the client's part of a conversation, as gRPC has them: when it says the next word is between
-    /// it and the backend. Over HTTP/1.1 there are none.
+    /// The request's body is the client's part of a conversation, as gRPC has them: when it says the next word is
+    /// between it and the backend. Over HTTP/1.1 there are none.
     pub fn converses(&self) {
         self.conversation.set(self.lane().is_some_and(|lane| lane.backend.protocol == Protocol::H2c));
     }
@@ -173,8 +174,8 @@ impl Flight {
         match self.step.get() {
             // Connecting has its own deadline, in the pool.
             Step::Connecting => None,
-            // Uploads share a window. One that its backend does not take may keep the client from sending the others; what
-            // is in the way has the backend's deadline.
+            // Uploads share a window. One that its backend does not take may keep the client from sending the others;
+            // what is in the way has the backend's deadline.
             Step::Waiting if self.upload.get() == Side::Client && self.stream_id != 0 && self.conn.is_clogged(now) => {
                 self.touch();
                 None
@@ -193,8 +194,8 @@ impl Flight {
                 let rate = if kind == Some(StreamKind::Events) { 0 } else { limits.answer_rate };
                 let lags = pace.lags(self.taken(), rate, self.conn.busy());
                 self.download_pace.set(pace);
-                // A client that takes the answer byte by byte empties hyper's buffers for long, and yet takes it. Of one
-                // stream among others, what the connection takes says nothing.
+                // A client that takes the answer byte by byte empties hyper's buffers for long, and yet takes it. Of
+                // one stream among others, what the connection takes says nothing.
                 let still = if self.stream_id == 0 { still.min(now.saturating_sub(self.conn.taken())) } else { still };
                 (lags || still > idle).then_some(Reason::ClientTimeout)
             }

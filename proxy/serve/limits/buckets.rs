@@ -4,12 +4,13 @@
 //! a fingerprint of the address into a word, so a request is one compare-and-swap, and one that is refused only reads.
 //!
 //! Eight entries are a line of cache, and an address is looked for in one line alone; which, and its fingerprint,
-//! depend on a secret of this process, so nobody can aim at another one's. In a full line the fullest bucket makes room:
-//! forgetting it forgives the least. So a million addresses or a thousand millions take the same memory; what many give
-//! each other is leniency. (In a full line one address in two million has the fingerprint of another, and its bucket.)
+//! depend on a secret of this process, so nobody can aim at another one's. In a full line the fullest bucket makes
+//! room: forgetting it forgives the least. So a million addresses or a thousand millions take the same memory; what
+//! many give each other is leniency. (In a full line one address in two million has the fingerprint of another, and its
+//! bucket.)
 //!
-//! A time has 40 bits and comes round, after two days at the highest rate. What is past by then is to be forgotten, or it
-//! would read as a time to come: [`Buckets::tidy`].
+//! A time has 40 bits and comes round, after two days at the highest rate. What is past by then is to be forgotten, or
+//! it would read as a time to come: [`Buckets::tidy`].
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -84,8 +85,8 @@ impl Buckets {
         }
     }
 
-    /// Forgets the buckets of one line that are full, the next time those of the next line. With one line a sweep it has
-    /// been everywhere after four hours, long before a time comes round.
+    /// Forgets the buckets of one line that are full, the next time those of the next line. With one line a sweep it
+    /// has been everywhere after four hours, long before a time comes round.
     pub fn tidy(&self, burst: u32, now: Instant) {
         let (now, most) = (self.time(now), u64::from(burst) * TOKEN);
         let line = self.untidy.fetch_add(1, Ordering::Relaxed) % LINES;

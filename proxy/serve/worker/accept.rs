@@ -1,4 +1,5 @@
-//! How does a worker take clients in? One at a time when there is room for him, and at a stop whoever has queued already.
+//! How does a worker take clients in? One at a time when there is room for him, and at a stop whoever has queued
+//! already.
 
 use std::io;
 use std::net::SocketAddr;

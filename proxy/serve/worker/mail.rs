@@ -85,7 +85,8 @@ impl Worker {
         self.dismiss(&mut streams, close.pace)
     }
 
-    /// Gives these streams a time to leave, the oldest first. What would end sooner by an earlier letter is left to that.
+    /// Gives these streams a time to leave, the oldest first. What would end sooner by an earlier letter is left to
+    /// that.
     fn dismiss(&self, streams: &mut [&Rc<Flight>], pace: Pace) -> Closing {
         let now = self.clock.exactly();
         streams.sort_by_key(|flight| flight.started());

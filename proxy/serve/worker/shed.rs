@@ -91,8 +91,8 @@ impl Worker {
         self.table.borrow_mut().load().exempts(client)
     }
 
-    /// Looks after what all workers count together: tells operators what was turned away since the last sweep, and tidies
-    /// the buckets.
+    /// Looks after what all workers count together: tells operators what was turned away since the last sweep, and
+    /// tidies the buckets.
     pub(super) fn sweep_limits(&self) {
         let now = Instant::now();
         self.limiter.tell(self.turned.take(), now);

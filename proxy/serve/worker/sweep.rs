@@ -26,7 +26,8 @@ impl Worker {
         let limits = self.limits();
         self.sweep_limits();
         self.look_for_room();
-        // What is stamped between two sweeps is stamped with the earlier one: nobody is charged for time he did not have.
+        // What is stamped between two sweeps is stamped with the earlier one: nobody is charged for time he did not
+        // have.
         let charged = now.saturating_sub(SWEEP.as_millis() as u64);
         for conn in self.conns.borrow().iter().map(|(_, conn)| conn) {
             conn.sweep(charged, &limits);
