@@ -68,10 +68,12 @@ fn attack(name: &str, (door, calm): (&Door, &Door), to: SocketAddr, bytes: &[u8]
             (took, without)
         });
         tell(format_args!(
-            "bgctl status under {name}: {:?} (median of 20), {:?} at most; of a calm door {:?}; {} connections meanwhile",
+            "bgctl status under {name}: {:?} (median of 20), {:?} at most; of a calm door meanwhile {:?}, {:?} at \
+             most; {} connections",
             took[10],
             took[19],
             without[10],
+            without[19],
             tries.load(Ordering::Relaxed)
         ));
         if took[10] < PROMISE + 2 * without[10] {
