@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use bgproxy_conf::wire::{
     AcmeStatus, Action, CertificateStatus, CloseStreamsReply, ColorStatus, DrainOutcome, Event, History, IdleReply,
-    Phase, ProbeReport, Receipt, Reload, Role, ServiceStatus, Status, StreamsByKind, SwitchReply, What,
+    LimitsStatus, Phase, ProbeReport, Receipt, Refused, Reload, Role, ServiceStatus, Status, StreamsByKind,
+    SwitchReply, What,
 };
 use bgproxy_conf::{Color, ServiceName};
 
@@ -35,6 +36,9 @@ pub(crate) fn status(status: &Status, paint: Paint) -> String {
         clean(&status.admin),
         clean(config)
     );
+    if !status.limits.is_calm(status.connections) {
+        page.push_str(&limits(&status.limits, status.connections, paint));
+    }
     for one in &status.certificates {
         let host = status.acme.iter().find(|host| host.in_use && host.cert == one.cert);
         // Some are made for a week: whether that is bad depends on whether the next one is to be had.
@@ -57,6 +61,33 @@ pub(crate) fn status(status: &Status, paint: Paint) -> String {
     {
         page.push('\n');
         page.push_str(&self::reload(reload, paint));
+    }
+    page
+}
+
+/// What limits do to clients just now, by the reasons that metrics and logs use.
+fn limits(limits: &LimitsStatus, open: u64, paint: Paint) -> String {
+    let Refused { rate_limited, too_many_connections, reclaimed, address } = &limits.last_minute;
+    let mut page = String::new();
+    if limits.is_near(open) {
+        let full = paint.bad(&format!("{open} of {} connections", limits.connections));
+        let _ = writeln!(page, "limits: {full} are open");
+    }
+    let refused = [
+        (*rate_limited, "request", "refused (rate_limited)"),
+        (*too_many_connections, "connection", "refused (too_many_connections)"),
+        (*reclaimed, "idle connection", "closed for others (reclaimed)"),
+    ];
+    let refused = refused.iter().filter(|(number, ..)| *number > 0);
+    let refused: Vec<String> = refused.map(|(number, noun, what)| format!("{} {what}", count(*number, noun))).collect();
+    if !refused.is_empty() {
+        let last = address.as_ref().map(|address| format!("; the newest address is {}", clean(address)));
+        let last = last.unwrap_or_default();
+        let _ = writeln!(page, "limits: in the last minute {}{last}", paint.bad(&refused.join(", ")));
+    }
+    if limits.out_of_descriptors {
+        let out = paint.bad("no descriptor was left for some connections");
+        let _ = writeln!(page, "limits: in the last minute {out}; raise LimitNOFILE or lower `limits.connections`");
     }
     page
 }

@@ -3,6 +3,8 @@
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bgproxy_conf::Config;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -15,6 +17,9 @@ const SHARE: u64 = 4;
 
 /// The first one that is kept.
 static FIRST_KEPT: AtomicI32 = AtomicI32::new(RawFd::MAX);
+
+/// When a connection last found none that is not kept. Locked only then, and when somebody looks.
+static RAN_OUT: Mutex<Option<Instant>> = Mutex::new(None);
 
 /// Takes as many descriptors as we may have, and keeps some of them. A client and a backend connection each need one.
 pub fn raise(config: &Config) {
@@ -42,7 +47,16 @@ pub fn raise(config: &Config) {
 /// Whether this connection of a client or a backend has a descriptor that is kept for others. The kernel gives the
 /// lowest that is free, so there is none below it.
 pub fn is_kept(connection: &impl AsFd) -> bool {
-    connection.as_fd().as_raw_fd() >= FIRST_KEPT.load(Ordering::Relaxed)
+    let is_kept = connection.as_fd().as_raw_fd() >= FIRST_KEPT.load(Ordering::Relaxed);
+    if is_kept {
+        *RAN_OUT.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+    is_kept
+}
+
+/// Whether a connection of a client or a backend found none within this time.
+pub fn ran_out_within(time: Duration) -> bool {
+    RAN_OUT.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() < time)
 }
 
 fn first_kept(most: u64) -> RawFd {

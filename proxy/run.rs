@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use arc_swap::ArcSwap;
@@ -127,6 +127,7 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
     let table = Arc::new(ArcSwap::from_pointee(Table::new(Vec::new(), config.limits.clone(), config.trusted.clone())));
     let (mail, mailboxes) = Mailboxes::new(workers);
     let meters = Arc::new(Meters::default());
+    let limiter = Arc::new(Limiter::default());
     let events = Arc::new(Events::default());
     let tally = Arc::new(Tally::default());
     tally.started();
@@ -139,6 +140,10 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
         connections: {
             let meters = meters.clone();
             Arc::new(move || meters.connections().1)
+        },
+        refused: {
+            let limiter = limiter.clone();
+            Arc::new(move || limiter.lately(Instant::now()))
         },
     };
     let page = Arc::new(Page::new(vec![
@@ -181,7 +186,8 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
         switchboard.publish();
         let (log, writer) = access.unzip();
         let (ended, mut endings) = mpsc::unbounded_channel();
-        let threads = start_workers(listeners, mailboxes, &table, &challenges, &meters, &log, &ended)?;
+        let shared = Shared { table, challenges, meters, limiter };
+        let threads = start_workers(listeners, mailboxes, &shared, &log, &ended)?;
         drop((log, ended));
         let mut operating = tokio::task::spawn_local(switchboard.run());
 
@@ -324,12 +330,18 @@ fn refused(error: io::Error, doing: &str, address: std::net::SocketAddr, key: &s
 
 // --- what runs
 
+/// What all workers have together.
+struct Shared {
+    table: Arc<ArcSwap<Table>>,
+    challenges: Arc<Challenges>,
+    meters: Arc<Meters>,
+    limiter: Arc<Limiter>,
+}
+
 fn start_workers(
     listeners: Vec<Listener>,
     mailboxes: Vec<mpsc::Receiver<crate::mail::Letter>>,
-    table: &Arc<ArcSwap<Table>>,
-    challenges: &Arc<Challenges>,
-    meters: &Arc<Meters>,
+    shared: &Shared,
     log: &Option<AccessLog>,
     ended: &mpsc::UnboundedSender<Result<(), String>>,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
@@ -340,7 +352,7 @@ fn start_workers(
             own.push((socket, listener.manner.clone()));
         }
     }
-    let limiter = Arc::new(Limiter::default());
+    let Shared { table, challenges, meters, limiter } = shared;
     let mut threads = Vec::with_capacity(workers);
     for (id, (sockets, mailbox)) in sockets.into_iter().zip(mailboxes).enumerate() {
         let access = log.as_ref().map(AccessLog::lines);

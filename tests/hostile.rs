@@ -212,6 +212,7 @@ fn clients_that_take_all_descriptors_leave_enough_for_a_switch() {
 #[test]
 fn where_descriptors_run_out_idle_clients_leave_for_others() {
     let (door, _blue) = Door::builder().under(&["prlimit", "--nofile=128"]).before(Fake::echoes);
+    assert!(!door.status().limits.out_of_descriptors);
     let mut idle = Vec::new();
     for _ in 0..200 {
         let mut raw = door.connect();
@@ -219,6 +220,9 @@ fn where_descriptors_run_out_idle_clients_leave_for_others() {
         idle.push(raw);
     }
     assert_eq!(door.get("/").status, 200);
+    assert!(door.status().limits.out_of_descriptors);
+    let told = door.bgctl(&["status"]).ok().stdout;
+    assert!(told.contains("limits: in the last minute no descriptor was left for some connections"), "{told}");
 }
 
 /// Files and connections that the door has open.

@@ -80,6 +80,12 @@ fn past_the_rate_an_address_is_told_when_to_come_again_and_then_served() {
     let status = "bgproxy; error=http_request_denied; details=\"rate_limited\"";
     assert_eq!(refusal.header("proxy-status"), Some(status));
     assert!(refusal.keeps_alive(), "a new connection would cost more than the next refusal");
+    let refused = || door.status().limits.last_minute;
+    wait_until("the refusal in the status", DEADLINE, || refused().rate_limited == 1);
+    assert_eq!(refused().address.as_deref(), Some("127.0.0.2"));
+    let told = door.bgctl(&["status"]).ok().stdout;
+    let line = "limits: in the last minute 1 request refused (rate_limited); the newest address is 127.0.0.2\n";
+    assert!(told.contains(line), "{told}");
     // Whoever does as he was told is served, each time.
     for _ in 0..2 {
         pace(Duration::from_secs(1));
@@ -210,6 +216,7 @@ fn an_address_has_as_many_connections_as_it_may_have_over_all_workers() {
     assert_eq!(open.len(), 5);
     wait_until("all counted", DEADLINE, || connection_failures(&door, "too_many_connections") == 15.0);
     door.wait_log("limits were reached");
+    assert_eq!(door.status().limits.last_minute.too_many_connections, 15);
     assert!(try_from(OTHER, door.addr()).is_some(), "another address has its own");
     let mut proxy: Vec<Raw> = (0..10).map(|_| door.connect()).collect();
     assert!(proxy.iter_mut().all(|client| client.send(get()).response().status == 200), "many clients share a proxy");
@@ -242,7 +249,9 @@ fn no_way_to_end_keeps_a_badge() {
     let is_free = |after: &str| {
         let open = || door.metrics().sum("bgproxy_connections_open", &[]);
         wait_until(&format!("the end of {after}"), DEADLINE, || open() == 0.0);
-        drop(try_from([127, 0, 0, 1], clear).unwrap_or_else(|| panic!("no badge after {after}")));
+        // None open may mean that it has not been accepted yet.
+        let next = || try_from([127, 0, 0, 1], clear).ok_or("turned away");
+        drop(wait_for(&format!("a badge after {after}"), DEADLINE, next));
         wait_until("the end of the next one", DEADLINE, || open() == 0.0);
     };
     let is_taken = || is_turned_away(|| Raw::try_connect(clear));
@@ -318,6 +327,7 @@ fn when_all_connections_are_taken_the_longest_idle_one_leaves() {
     }
     assert_eq!(connection_failures(&door, "reclaimed"), 3.0);
     door.wait_log("limits were reached");
+    wait_until("all of it in the status", DEADLINE, || door.status().limits.last_minute.reclaimed == 3);
     drop(clients);
     door.quiet();
 }

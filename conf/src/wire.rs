@@ -31,6 +31,9 @@ pub struct Status {
     pub last_reload: Option<Reload>,
     /// Client connections open now.
     pub connections: u64,
+    /// How near clients are to the door's limits, and what was refused because of them lately.
+    #[serde(default)]
+    pub limits: LimitsStatus,
     /// The certificates in use, in the order of the configuration; those that bgproxy fetched come last.
     #[serde(default)]
     pub certificates: Vec<CertificateStatus>,
@@ -39,6 +42,45 @@ pub struct Status {
     pub acme: Vec<AcmeStatus>,
     /// Every service, by name.
     pub services: BTreeMap<ServiceName, ServiceStatus>,
+}
+
+/// How near clients are to the door's limits.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct LimitsStatus {
+    /// Client connections that may be open: `limits.connections`.
+    pub connections: u64,
+    /// What was refused in the last 60 seconds.
+    pub last_minute: Refused,
+    /// Whether a connection found no descriptor in the last 60 seconds, of those that clients and backends may have.
+    pub out_of_descriptors: bool,
+}
+
+impl LimitsStatus {
+    /// Whether there is nothing to look at, with so many connections open: nothing was refused lately, and of ten places
+    /// more than one is free.
+    pub fn is_calm(&self, open: u64) -> bool {
+        !self.is_near(open) && self.last_minute == Refused::default() && !self.out_of_descriptors
+    }
+
+    /// Whether nearly all places are taken. (An older daemon does not say how many there are.)
+    pub fn is_near(&self, open: u64) -> bool {
+        self.connections > 0 && open.saturating_mul(10) >= self.connections.saturating_mul(9)
+    }
+}
+
+/// What was refused because of limits, by the reasons that metrics and logs use.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Refused {
+    /// Requests answered with 429.
+    pub rate_limited: u64,
+    /// Connections reset because their address had too many.
+    pub too_many_connections: u64,
+    /// Idle connections closed because others needed their places.
+    pub reclaimed: u64,
+    /// The newest address that asked for too much or had too many.
+    pub address: Option<String>,
 }
 
 /// A certificate in use.

@@ -127,6 +127,34 @@ fn status_of_two_services_and_the_built_in_configuration() {
 }
 
 #[test]
+fn status_of_limits_that_are_reached() {
+    let told = |open: u64, limits: Value| {
+        let mut value = a_status(json!({}));
+        value["connections"] = open.into();
+        value["limits"] = limits;
+        status(&read(value), Paint::Plain).lines().skip(2).collect::<Vec<_>>().join("\n")
+    };
+    let refused = |numbers: [u64; 3], address: Value| {
+        let [requests, connections, reclaimed] = numbers;
+        json!({ "rate_limited": requests, "too_many_connections": connections, "reclaimed": reclaimed,
+            "address": address })
+    };
+    let status_of = |refused: Value, out_of_descriptors: bool| json!({ "connections": 10_000, "last_minute": refused, "out_of_descriptors": out_of_descriptors });
+    let calm = status_of(refused([0, 0, 0], Value::Null), false);
+    assert_eq!(told(8_999, calm.clone()), "", "nothing to look at");
+    assert_eq!(told(9_000, json!({})), "", "an older daemon does not say");
+    assert_snapshot!(told(9_000, calm), @"limits: 9000 of 10000 connections are open");
+    let attacked = refused([1203, 1, 40], json!("203.0.113.7\u{1b}[2J"));
+    assert_snapshot!(told(10_000, status_of(attacked, true)), @r"
+    limits: 10000 of 10000 connections are open
+    limits: in the last minute 1203 requests refused (rate_limited), 1 connection refused (too_many_connections), 40 idle connections closed for others (reclaimed); the newest address is 203.0.113.7\u{1b}[2J
+    limits: in the last minute no descriptor was left for some connections; raise LimitNOFILE or lower `limits.connections`
+    ");
+    let one = refused([0, 0, 1], Value::Null);
+    assert_snapshot!(told(17, status_of(one, false)), @"limits: in the last minute 1 idle connection closed for others (reclaimed)");
+}
+
+#[test]
 fn status_of_certificates() {
     let mut value = a_status(json!({}));
     let certificate = |names: Value, days: i64, fault: Value| {

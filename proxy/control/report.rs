@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bgproxy_conf::wire::{
-    ColorStatus, History, HistoryEntry, IdleReply, LiveFileStatus, Phase, Role, ServiceStatus, Status, StreamsByKind,
+    ColorStatus, History, HistoryEntry, IdleReply, LimitsStatus, LiveFileStatus, Phase, Refused, Role, ServiceStatus,
+    Status, StreamsByKind,
 };
 use bgproxy_conf::{Color, Service, ServiceName};
 use tokio::time::Instant;
@@ -14,6 +15,10 @@ use tokio::time::Instant;
 use super::operate::Switchboard;
 use super::switchboard::{Entry, Refusal, Stage};
 use crate::cell::StreamKind;
+use crate::descriptors;
+
+/// How long a want of descriptors is shown.
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// What does not change while the daemon runs.
 #[derive(Clone)]
@@ -30,6 +35,8 @@ pub struct About {
     pub admin: String,
     /// Counts the client connections open now.
     pub connections: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// What was refused in the last minute because of limits.
+    pub refused: Arc<dyn Fn() -> Refused + Send + Sync>,
 }
 
 impl fmt::Debug for About {
@@ -52,6 +59,11 @@ impl Switchboard {
             config: self.config_path.as_ref().map(|path| path.display().to_string()),
             last_reload: self.last_reload.clone(),
             connections: (self.about.connections)(),
+            limits: LimitsStatus {
+                connections: self.config.limits.connections as u64,
+                last_minute: (self.about.refused)(),
+                out_of_descriptors: descriptors::ran_out_within(MINUTE),
+            },
             certificates: self.pairs.status(),
             acme: self.acme.clone(),
             services: services

@@ -8,9 +8,12 @@ pub mod buckets;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
+
+use bgproxy_conf::wire::Refused;
 
 use self::badges::Badges;
 use self::buckets::Buckets;
@@ -40,7 +43,7 @@ pub struct Limiter {
     pub badges: Arc<Badges>,
     /// Weak: a table is there while a worker uses it. Locked when a limit changes.
     buckets: Mutex<Weak<Buckets>>,
-    /// Locked ten times a second by each worker.
+    /// Locked ten times a second by each worker, and when somebody looks.
     told: Mutex<Told>,
 }
 
@@ -75,6 +78,38 @@ impl Turned {
 struct Told {
     at: Option<Instant>,
     since: Turned,
+    lately: Lately,
+}
+
+/// What has become of clients in the last minute, each second of it with when it began; the oldest first.
+#[derive(Debug, Default)]
+struct Lately(VecDeque<(Instant, Turned)>);
+
+impl Lately {
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn add(&mut self, turned: Turned, now: Instant) {
+        self.forget(now);
+        match self.0.back_mut() {
+            Some((begun, second)) if now.saturating_duration_since(*begun) < Duration::from_secs(1) => {
+                second.add(turned)
+            }
+            _ => self.0.push_back((now, turned)),
+        }
+    }
+
+    fn sum(&mut self, now: Instant) -> Turned {
+        self.forget(now);
+        let mut sum = Turned::default();
+        self.0.iter().for_each(|(_, turned)| sum.add(*turned));
+        sum
+    }
+
+    fn forget(&mut self, now: Instant) {
+        while self.0.front().is_some_and(|(begun, _)| now.saturating_duration_since(*begun) >= Lately::LONG) {
+            self.0.pop_front();
+        }
+    }
 }
 
 impl Limiter {
@@ -111,12 +146,31 @@ impl Limiter {
     /// What is to be told now, of this and of what was not told before.
     fn due(&self, turned: Turned, now: Instant) -> Option<Turned> {
         const EVERY: Duration = Duration::from_secs(10);
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.told();
+        if !turned.is_none() {
+            told.lately.add(turned, now);
+        }
         told.since.add(turned);
         if told.since.is_none() || told.at.is_some_and(|at| now.saturating_duration_since(at) < EVERY) {
             return None;
         }
         told.at = Some(now);
         Some(std::mem::take(&mut told.since))
+    }
+
+    /// What was refused in the last minute, for whoever looks now.
+    pub fn lately(&self, now: Instant) -> Refused {
+        let Turned { connections, requests, reclaimed, last } = self.told().lately.sum(now);
+        Refused {
+            rate_limited: requests,
+            too_many_connections: connections,
+            reclaimed,
+            address: last.map(|address| address.to_string()),
+        }
+    }
+
+    /// A panic elsewhere does not make a count wrong.
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -112,6 +112,11 @@ fn a_status_comes_back_as_it_was() {
         config: None,
         last_reload: None,
         connections: 0,
+        limits: LimitsStatus {
+            connections: 20_000,
+            last_minute: Refused { rate_limited: 7, address: Some("192.0.2.1".to_owned()), ..Refused::default() },
+            out_of_descriptors: true,
+        },
         certificates: vec![CertificateStatus {
             cert: "/etc/a.pem".to_owned(),
             names: vec!["*.a.test".to_owned()],

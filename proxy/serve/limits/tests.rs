@@ -230,3 +230,28 @@ fn everything_that_was_turned_away_is_told_also_when_it_has_stopped() {
     assert_eq!(told(refused(0), 30), None);
     assert_eq!(told(refused(7), 31), Some(7));
 }
+
+#[test]
+fn what_was_refused_is_shown_for_a_minute_over_all_workers() {
+    let limiter = Limiter::default();
+    let start = Instant::now();
+    let at = |millis| start + Duration::from_millis(millis);
+    let address = |text: &str| Some(text.parse().expect("an address"));
+    limiter.due(Turned { requests: 3, last: address("192.0.2.1"), ..Turned::default() }, at(0));
+    limiter.due(Turned { connections: 2, last: address("192.0.2.2"), ..Turned::default() }, at(900));
+    limiter.due(Turned { reclaimed: 1, ..Turned::default() }, at(30_000));
+    let shown = |millis| {
+        let Refused { rate_limited, too_many_connections, reclaimed, address } = limiter.lately(at(millis));
+        (rate_limited, too_many_connections, reclaimed, address.unwrap_or_default())
+    };
+    assert_eq!(shown(30_000), (3, 2, 1, "192.0.2.2".to_owned()));
+    assert_eq!(shown(59_900), (3, 2, 1, "192.0.2.2".to_owned()));
+    assert_eq!(shown(60_000), (0, 0, 1, String::new()));
+    assert_eq!(shown(90_000), (0, 0, 0, String::new()));
+    // However long an attack lasts, there is one number for each second.
+    for tick in 0..10_000 {
+        limiter.due(Turned { requests: 1, ..Turned::default() }, at(100_000 + tick * 100));
+    }
+    assert!((590..=600).contains(&shown(100_000 + 999_900).0));
+    assert!(limiter.told().lately.0.len() <= 61);
+}
