@@ -115,13 +115,13 @@ fn certificate(certificate: &CertificateStatus, is_bad: bool, paint: Paint) -> S
 
 /// When a certificate is asked for, and why the last one was not to be had.
 fn renewal(host: &AcmeStatus, paint: Paint) -> String {
-    let next = host.next.as_deref().map_or_else(|| "now".to_owned(), clock);
+    let next = host.next.as_deref().map_or_else(|| "now".to_owned(), |at| format!("at {}", clock(at)));
     match &host.fault {
-        None if host.in_use => format!("  to be renewed at {next}\n"),
+        None if host.in_use => format!("  to be renewed {next}\n"),
         None => format!("  asked for {next}\n"),
         Some(fault) => {
             let what = paint.bad(if host.in_use { "not renewed" } else { "not to be had" });
-            format!("  {what}, tried {}, next at {next}: {}\n", count(host.failures.into(), "time"), clean(fault))
+            format!("  {what}, tried {}, next {next}: {}\n", count(host.failures.into(), "time"), clean(fault))
         }
     }
 }

@@ -179,7 +179,12 @@ fn a_renewal_that_fails_disturbs_nobody() {
     acme.stop();
     let status = wait_fault(&pair.door, HOST, "cannot connect to 127.0.0.1:");
     assert_eq!((status.in_use, status.failures), (true, 1));
-    assert!(status.fault.unwrap().ends_with("; see whether this host reaches `acme.directory`"));
+    assert!(
+        status
+            .fault
+            .unwrap()
+            .ends_with("; see whether this host reaches `acme.directory`; `bgctl reload` tries at once")
+    );
     let told = pair.door.bgctl(&["status"]).ok().stdout;
     assert!(told.contains("  not renewed, tried 1 time, next at "), "{told}");
     pair.door.wait_log("no new certificate, the old one stays in use");
@@ -242,6 +247,7 @@ fn an_authority_that_puts_us_off_is_left_alone() {
         .set("acme.ca", ca.to_str().unwrap())
         .before(Fake::echoes);
     let status = wait_fault(&door, HOST, "");
+    assert!(!status.fault.unwrap().contains("bgctl reload"), "which tries nothing here");
     let next = humantime::parse_rfc3339(&status.next.unwrap()).unwrap();
     let pause = next.duration_since(std::time::SystemTime::now()).unwrap();
     assert!((7100..=7200).contains(&pause.as_secs()), "{pause:?}");

@@ -167,6 +167,7 @@ fn restarts_do_not_hurry_an_authority_but_a_reload_does() {
     let rogue = Rogue::start(refuses);
     let (mut door, _blue) = Door::builder().rogue(&rogue, &[HOST]).before(Fake::echoes);
     let before = wait_fault(&door, HOST, "not well (serverInternal)");
+    assert!(before.fault.as_ref().unwrap().ends_with("; `bgctl reload` tries at once"), "{before:?}");
     for _ in 0..3 {
         door.kill9();
         door.restart();
@@ -200,6 +201,40 @@ fn restarts_do_not_hurry_an_authority_but_a_reload_does() {
     door.restart();
     door.wait_log("what failed before is not known");
     wait_until("a third try", DEADLINE, || rogue.asked("/order") == 3);
+}
+
+/// Whoever had mended what was wrong on his own side, and restarted, waited as if he had asked somebody.
+#[test]
+fn what_kept_us_from_asking_is_tried_at_once_by_a_restart() {
+    let rogue = Rogue::start(refuses);
+    let builder = Door::builder().rogue(&rogue, &[HOST]);
+    let (ca, away) = (builder.dir().join("ca.pem"), builder.dir().join("away.pem"));
+    fs::rename(&ca, &away).unwrap();
+    let (mut door, _blue) = builder.before(Fake::echoes);
+    wait_fault(&door, HOST, "there is no such file; correct `acme.ca`; `bgctl reload` tries at once");
+    let next_failure = |door: &mut Door, failures: u32| {
+        door.restart();
+        wait_until("another try", DEADLINE, || host(door, HOST).failures == failures);
+        let next = humantime::parse_rfc3339(&host(door, HOST).next.unwrap()).unwrap();
+        let pause = next.duration_since(std::time::SystemTime::now()).unwrap();
+        assert!(pause.as_secs() <= 361, "{pause:?}: no longer than after the first");
+    };
+    (2..5).for_each(|failures| next_failure(&mut door, failures));
+    assert_eq!(rogue.asked("/directory"), 0);
+
+    // Now it is asked, and that is held.
+    door.terminate();
+    fs::rename(&away, &ca).unwrap();
+    next_failure(&mut door, 5);
+    assert!(host(&door, HOST).fault.unwrap().starts_with("not well (serverInternal); "));
+    door.restart();
+    door.wait_log("no new certificate before the restart: not well (serverInternal)");
+    assert_eq!((host(&door, HOST).failures, rogue.asked("/order")), (5, 1));
+
+    // Nobody is there.
+    door.configure("acme.directory", "https://127.0.0.1:1/");
+    wait_fault(&door, HOST, "cannot connect to 127.0.0.1:1: Connection refused");
+    next_failure(&mut door, 2);
 }
 
 #[test]

@@ -4,8 +4,9 @@
 //! `wanted` is what the configuration asks for, `charge` what is known about one host; `order` is one certificate's way,
 //! over `https`; `renewal` says when it is time, by the clock on the wall, which is looked at again and again because it
 //! may be set; `kept` is what is on disk, and `fault` what went wrong. A certificate that cannot be renewed stays in use,
-//! and is asked for again, more seldom each time, over restarts too. A reload that somebody asks for, or that changes what
-//! is wanted, tries at once, unless it was the authority that put us off, and makes no pause longer.
+//! and is asked for again, more seldom each time, over restarts too, if the authority was asked at all: what is wrong on our
+//! own side somebody may have mended. A reload that somebody asks for, or that changes what is wanted, tries at once,
+//! unless it was the authority that put us off; neither makes a pause longer.
 
 mod charge;
 mod fault;
@@ -84,15 +85,33 @@ enum Came {
     Unwanted,
 }
 
-/// Why a try failed, and how long the authority wants to be left alone.
+/// Why a try failed.
 struct Failed {
     fault: Fault,
+    /// Whether the authority was asked anything. Where that is not known, it was.
+    asked: bool,
+    /// How long it wants to be left alone.
     put_off: Option<Duration>,
 }
 
 impl From<Fault> for Failed {
     fn from(fault: Fault) -> Failed {
-        Failed { fault, put_off: None }
+        Failed { fault, asked: true, put_off: None }
+    }
+}
+
+impl Failed {
+    /// What kept us from asking anybody.
+    fn before_asking(fault: Fault) -> Failed {
+        Failed { asked: false, ..Failed::from(fault) }
+    }
+
+    /// What to do about it.
+    fn hint(&self) -> String {
+        let hint = self.fault.hint();
+        // Where nothing is tried before its time, or should not be, it would be no help.
+        let waits = self.put_off.is_some() || self.fault.is_of_rate();
+        if waits { hint.to_owned() } else { format!("{hint}; `bgctl reload` tries at once") }
     }
 }
 
@@ -239,7 +258,7 @@ impl Keeper {
             Ok(Came::Unwanted) => tracing::info!(host = %charge.host, "this certificate is not asked for any more"),
             Err(failed) => {
                 let next = until(charge.set_back(charge.setback(&failed, before, &directory)));
-                let (host, hint, fault) = (&charge.host, failed.fault.hint(), failed.fault.told());
+                let (host, hint, fault) = (&charge.host, failed.hint(), failed.fault.told());
                 match (&charge.fetched, failed.fault.is_afterwards()) {
                     (_, true) => tracing::error!(%host, next, hint, "{fault}"),
                     (Some(_), _) => {
@@ -271,7 +290,7 @@ impl Keeper {
         let directory = &self.wanted.config.directory;
         // Whoever cannot write this could not keep the certificate either.
         let begun = charge.setback(&Failed::from(Fault::BrokenOff), before, directory);
-        self.remember(Some((&host, begun))).await?;
+        self.remember(Some((&host, begun))).await.map_err(Failed::before_asking)?;
         let wish = Wish {
             host: host.name().to_owned(),
             challenge: self.wanted.challenge(before.failures),
@@ -344,20 +363,20 @@ async fn fetch(
     challenges: &Arc<Challenges>,
     kept: &Kept,
 ) -> Result<(Fetched, Pem), Failed> {
-    let put_off = Arc::default();
+    let notes = Arc::default();
     let result = async {
-        let authority = Authority::meet(config, kept, &put_off).await?;
+        let authority = Authority::meet(config, kept, &notes).await?;
         match authority.fetch(wish, challenges).await {
             Err(fault) if fault.is_of_account() => {
                 let told = fault.told();
                 tracing::warn!(directory = config.directory, "the authority does not know us any more: {told}");
-                let authority = Authority::introduce(config, kept, &put_off).await?;
+                let authority = Authority::introduce(config, kept, &notes).await?;
                 authority.fetch(wish, challenges).await
             }
             result => result,
         }
     };
-    result.await.map_err(|fault| Failed { put_off: put_off.take(), fault })
+    result.await.map_err(|fault| Failed { fault, asked: notes.asked(), put_off: notes.put_off() })
 }
 
 /// A pause as people read it.

@@ -68,13 +68,20 @@ impl Charge {
         }
     }
 
-    /// Takes up what failed before the process began; how long until the next try, if anything did.
+    /// Takes up what failed before the process began; how long until the next try, if anything did. What the authority was
+    /// not asked for is tried at once.
     pub(super) fn resume(&mut self, setback: Option<Setback>) -> Option<Duration> {
         // Whoever is started again and again does not ask each time.
         self.ask_at = Instant::now() + SETTLED.mul_f64(1.0 + fastrand::f64());
         // With another certificate than then, it went well after all.
         let setback = setback.filter(|setback| setback.not_after == self.not_after())?;
-        Some(self.set_back(setback))
+        let is_held = setback.asked;
+        let pause = self.set_back(setback);
+        if is_held {
+            return Some(pause);
+        }
+        (self.try_at, self.is_hurried) = (None, true);
+        Some(Duration::ZERO)
     }
 
     /// Somebody asks for it, or wants something else: what failed is tried at once, unless it is this authority that wants
@@ -145,8 +152,9 @@ impl Charge {
             hurried: before.hurried,
             since,
             until: since.saturating_add(pause.as_secs()),
+            asked: failed.asked,
             put_off: failed.put_off.is_some(),
-            fault: format!("{}; {}", failed.fault.told(), failed.fault.hint()),
+            fault: format!("{}; {}", failed.fault.told(), failed.hint()),
         }
     }
 

@@ -137,7 +137,7 @@ impl Fault {
     /// The authority refuses this order, and might not refuse another one.
     pub(super) fn is_of_order(&self) -> bool {
         match self {
-            Fault::Authority(Error::Api(_)) => !self.is_of_account() && self.kind() != Some("rateLimited"),
+            Fault::Authority(Error::Api(_)) => !self.is_of_account() && !self.is_of_rate(),
             Fault::Authority(Error::Unsupported(_)) => true,
             // It does not repeat what the order is to replace.
             Fault::Authority(Error::Other(_)) => self.unreached_by().is_none(),
@@ -153,6 +153,11 @@ impl Fault {
     /// The authority does not know the account that we have with it.
     pub(super) fn is_of_account(&self) -> bool {
         self.kind() == Some("accountDoesNotExist")
+    }
+
+    /// The authority counts what it is asked for, and that was too much.
+    pub(super) fn is_of_rate(&self) -> bool {
+        self.kind() == Some("rateLimited")
     }
 
     /// The name of what the authority says is wrong.
@@ -193,9 +198,7 @@ impl Fault {
             (_, Some("externalAccountRequired" | "userActionRequired"), _) => {
                 "the authority wants something done that bgproxy cannot do: see its documentation"
             }
-            (Fault::Account(_), ..) => {
-                "if it was deactivated, remove `state.dir/acme/account.json`, and `bgctl reload` makes a new one"
-            }
+            (Fault::Account(_), ..) => "if it was deactivated, remove `state.dir/acme/account.json` to get a new one",
             (Fault::NotFound(_), ..)
             | (_, Some("connection" | "dns" | "unauthorized" | "incorrectResponse" | "tls"), _) => {
                 "the host's DNS must lead here, and so must port 80 for `http-01` and port 443 for `tls-alpn-01`"
@@ -205,7 +208,7 @@ impl Fault {
                 "the user that bgproxy runs as must be able to write into `state.dir`, and its disk must have room"
             }
             (Fault::Unkept(below), ..) => below.hint(),
-            (Fault::BrokenOff, ..) => "nothing, if it was a restart; `bgctl reload` asks at once",
+            (Fault::BrokenOff, ..) => "nothing, if it was a restart",
             (Fault::Disk, ..) => "see whether the disk that `state.dir` is on is well",
             (Fault::Stale | Fault::Untimely { .. }, ..) => "see whether this host's clock is right",
             _ => "see the authority's documentation; bgproxy tries again by itself",

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -106,34 +106,43 @@ pub(super) enum Unreached {
 #[derive(Clone)]
 pub(super) struct Https {
     tls: TlsConnector,
-    put_off: Arc<PutOff>,
+    notes: Arc<Notes>,
 }
 
-/// How long the authority wants to be left alone, in seconds; 0 when it has not said.
+/// What is noted while somebody speaks to the authority.
 #[derive(Debug, Default)]
-pub(super) struct PutOff(AtomicU64);
+pub(super) struct Notes {
+    asked: AtomicBool,
+    /// In seconds; 0 when it has not said.
+    put_off: AtomicU64,
+}
 
-impl PutOff {
-    /// What it said since it was last asked.
-    pub(super) fn take(&self) -> Option<Duration> {
-        Some(self.0.swap(0, Ordering::Relaxed)).filter(|seconds| *seconds > 0).map(Duration::from_secs)
+impl Notes {
+    /// Whether it was asked anything at all.
+    pub(super) fn asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// How long it wants to be left alone, if it has said so.
+    pub(super) fn put_off(&self) -> Option<Duration> {
+        Some(self.put_off.load(Ordering::Relaxed)).filter(|seconds| *seconds > 0).map(Duration::from_secs)
     }
 }
 
 impl Https {
-    /// A client that trusts the authorities of this file, or those that the system trusts, and notes how long it is put
-    /// off. It blocks on the disk.
+    /// A client that trusts the authorities of this file, or those that the system trusts, and takes notes. It blocks on
+    /// the disk.
     ///
     /// # Errors
     /// [`NoTrust`].
-    pub(super) fn new(ca: Option<&Path>, put_off: Arc<PutOff>) -> Result<Https, NoTrust> {
+    pub(super) fn new(ca: Option<&Path>, notes: Arc<Notes>) -> Result<Https, NoTrust> {
         let roots = match ca {
             Some(path) => certificates::authorities(path)?,
             None => system()?,
         };
         let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
         let config = config.with_safe_default_protocol_versions()?.with_root_certificates(roots).with_no_client_auth();
-        Ok(Https { tls: TlsConnector::from(Arc::new(config)), put_off })
+        Ok(Https { tls: TlsConnector::from(Arc::new(config)), notes })
     }
 
     async fn ask(&self, mut request: Request<BodyWrapper<Bytes>>) -> Result<Response<Bytes>, Unreached> {
@@ -150,6 +159,7 @@ impl Https {
         let tcp = tcp.map_err(|source| Unreached::Connect { host: authority.to_string(), source })?;
         let tls = self.tls.connect(name, tcp).await;
         let tls = tls.map_err(|source| Unreached::Tls { host: authority.to_string(), source })?;
+        self.notes.asked.store(true, Ordering::Relaxed);
         let (mut sender, connection) = http1::handshake(TokioIo::new(tls)).await?;
         let exchange = async move {
             let (head, body) = sender.send_request(request).await?.into_parts();
@@ -173,7 +183,7 @@ impl HttpClient for Https {
             let mut answer = answer.unwrap_or(Err(Unreached::Timeout)).map_err(other)?;
             if let Some(seconds) = retry_after(answer.headers(), SystemTime::now()) {
                 if !answer.status().is_success() {
-                    this.put_off.0.fetch_max(seconds, Ordering::Relaxed);
+                    this.notes.put_off.fetch_max(seconds, Ordering::Relaxed);
                 }
                 // instant-acme adds it to the time as it is, and there are numbers for which there is no such time.
                 answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));

@@ -63,10 +63,17 @@ pub(super) struct Setback {
     pub(super) since: u64,
     /// Nothing is tried before this.
     pub(super) until: u64,
+    /// Whether the authority was asked. (Earlier versions did not say.)
+    #[serde(default = "asked")]
+    pub(super) asked: bool,
     /// Whether it was the authority that said so.
     pub(super) put_off: bool,
     /// Why, and what to do.
     pub(super) fault: String,
+}
+
+fn asked() -> bool {
+    true
 }
 
 /// By host.

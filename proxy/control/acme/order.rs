@@ -16,7 +16,7 @@ use rustls::sign::CertifiedKey;
 use tokio::time::{sleep, timeout};
 
 use super::fault::{Fault, problem_said};
-use super::https::{self, Https, PutOff};
+use super::https::{self, Https, Notes};
 use super::kept::{Fetched, Identity, Kept, Pem};
 use super::renewal::Window;
 use crate::certificates::Certificate;
@@ -44,10 +44,10 @@ impl Authority {
     ///
     /// # Errors
     /// [`Fault`].
-    pub(super) async fn meet(config: &Acme, kept: &Kept, put_off: &Arc<PutOff>) -> Result<Authority, Fault> {
-        match Authority::meet_again(config, kept, put_off).await? {
+    pub(super) async fn meet(config: &Acme, kept: &Kept, notes: &Arc<Notes>) -> Result<Authority, Fault> {
+        match Authority::meet_again(config, kept, notes).await? {
             Some(authority) => Ok(authority),
-            None => Authority::introduce(config, kept, put_off).await,
+            None => Authority::introduce(config, kept, notes).await,
         }
     }
 
@@ -55,13 +55,9 @@ impl Authority {
     ///
     /// # Errors
     /// [`Fault`].
-    pub(super) async fn meet_again(
-        config: &Acme,
-        kept: &Kept,
-        put_off: &Arc<PutOff>,
-    ) -> Result<Option<Authority>, Fault> {
+    pub(super) async fn meet_again(config: &Acme, kept: &Kept, notes: &Arc<Notes>) -> Result<Option<Authority>, Fault> {
         let Some(identity) = kept.identity(&config.directory) else { return Ok(None) };
-        let https = https(config, put_off).await?;
+        let https = https(config, notes).await?;
         let account = Account::builder_with_http(Box::new(https)).from_credentials(identity.credentials).await?;
         Ok(Some(Authority { account, directory: config.directory.clone() }))
     }
@@ -70,8 +66,8 @@ impl Authority {
     ///
     /// # Errors
     /// [`Fault`].
-    pub(super) async fn introduce(config: &Acme, kept: &Kept, put_off: &Arc<PutOff>) -> Result<Authority, Fault> {
-        let https = https(config, put_off).await?;
+    pub(super) async fn introduce(config: &Acme, kept: &Kept, notes: &Arc<Notes>) -> Result<Authority, Fault> {
+        let https = https(config, notes).await?;
         let contact = config.email.as_ref().map(|email| format!("mailto:{email}"));
         let contact: Vec<&str> = contact.as_deref().into_iter().collect();
         let account =
@@ -224,11 +220,11 @@ fn identifier(certificate: &Certificate) -> Option<CertificateIdentifier<'static
     CertificateIdentifier::try_from(certificate.leaf()?).ok().map(CertificateIdentifier::into_owned)
 }
 
-async fn https(config: &Acme, put_off: &Arc<PutOff>) -> Result<Https, Fault> {
+async fn https(config: &Acme, notes: &Arc<Notes>) -> Result<Https, Fault> {
     // instant-acme takes for granted that it is a URL.
     https::check(&config.directory).map_err(Fault::unreached)?;
-    let (ca, put_off) = (config.ca.clone(), put_off.clone());
-    on_disk(move || Ok(Https::new(ca.as_deref(), put_off)?)).await
+    let (ca, notes) = (config.ca.clone(), notes.clone());
+    on_disk(move || Ok(Https::new(ca.as_deref(), notes)?)).await
 }
 
 /// Something that waits for the disk, but not for ever.
