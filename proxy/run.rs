@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use arc_swap::ArcSwap;
-use bgproxy_conf::{Color, Config, Listen, ProxyProtocol};
+use bgproxy_conf::{Color, Config, Listen, ProxyProtocol, check};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -235,14 +235,24 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
 
 // --- what the host may refuse
 
-/// Whether the files that a configuration, read here, names could be used at a start.
+/// Whether the files that a configuration, read here, names could be used.
 ///
 /// # Errors
 /// One error that says which file cannot be, and what to do.
 pub fn check(config: &Config, path: Option<&Path>) -> anyhow::Result<()> {
     error_pages(config, path)?;
     let pairs = unless_unusable(Pairs::load(&config.certificate))?;
-    handshakes(config, pairs.certificates(), &Arc::default()).map(drop)
+    handshakes(config, pairs.certificates(), &Arc::default())?;
+    acme_ca(config, path)
+}
+
+/// A door that cannot use it opens all the same, and fetches no certificate.
+fn acme_ca(config: &Config, path: Option<&Path>) -> anyhow::Result<()> {
+    let Some(ca) = &config.acme.ca else { return Ok(()) };
+    match (certificates::authorities(ca), path) {
+        (Err(fault), Some(path)) => Err(check::fault(path, &["acme", "ca"], fault.to_string(), fault.hint()).into()),
+        (loaded, _) => unless_unusable(loaded).map(drop),
+    }
 }
 
 fn error_pages(config: &Config, path: Option<&Path>) -> anyhow::Result<PageFiles> {

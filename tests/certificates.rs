@@ -205,6 +205,49 @@ fn a_start_with_a_faulty_pair_or_authority_says_which_file_and_what_to_do() {
     ");
 }
 
+/// Nobody knew before the door ran that it would fetch no certificate.
+#[test]
+fn a_check_says_where_the_authority_to_trust_is_named_that_cannot_be_read() {
+    let said = |ca: &Path| {
+        let builder = Door::builder().wants(&["portal.test"]).set("acme.directory", "https://127.0.0.1:1/");
+        // It opens all the same.
+        let door = builder.set("acme.ca", ca.to_str().unwrap()).start();
+        let checked = door.bgproxy(&["check", "-c", door.config().to_str().unwrap()]);
+        assert_eq!(checked.code, Some(1));
+        let told = checked.stderr.replace(door.dir().to_str().unwrap(), "DOOR");
+        told.trim_end().to_owned()
+    };
+    let dir = temp_dir();
+    let empty = dir.path().join("ca.pem");
+    std::fs::write(&empty, "hello").unwrap();
+    let told = [Path::new("/nowhere/ca.pem"), Path::new("/proc"), &empty].map(said);
+    insta::assert_snapshot!(told.join("\n\n").replace(dir.path().to_str().unwrap(), "DIR"), @r#"
+    error: /nowhere/ca.pem: there is no such file
+     --> DOOR/bgproxy.toml:1:6
+      |
+    1 | acme.ca = "/nowhere/ca.pem"
+      |      ^^
+      |
+      = help: put it there, or correct the path in the configuration
+
+    error: /proc: it cannot be read (not a regular file)
+     --> DOOR/bgproxy.toml:1:6
+      |
+    1 | acme.ca = "/proc"
+      |      ^^
+      |
+      = help: the user that bgproxy runs as must be able to read it and to enter the directories on the way
+
+    error: DIR/ca.pem: there is no certificate in it
+     --> DOOR/bgproxy.toml:1:6
+      |
+    1 | acme.ca = "DIR/ca.pem"
+      |      ^^
+      |
+      = help: it must be PEM, with `-----BEGIN CERTIFICATE-----`
+    "#);
+}
+
 #[test]
 fn a_private_key_that_everybody_can_read_is_warned_about() {
     let (authority, dir) = (Authority::new(), temp_dir());
