@@ -237,6 +237,24 @@ fn what_kept_us_from_asking_is_tried_at_once_by_a_restart() {
     next_failure(&mut door, 2);
 }
 
+/// Nobody would have known that nothing is renewed any more.
+#[test]
+fn a_keeper_of_certificates_that_fails_is_told_and_nobody_is_disturbed() {
+    let rogue = Rogue::start(refuses);
+    let builder = Door::builder().rogue(&rogue, &[HOST]).env("BGPROXY_FAILPOINT", "acme_keeper");
+    let (door, _blue) = builder.before(Fake::echoes);
+    let status = wait_fault(&door, HOST, "bgproxy failed (");
+    assert!(status.fault.unwrap().contains("please report it; it begins anew in a minute"));
+    let next = humantime::parse_rfc3339(&status.next.unwrap()).unwrap();
+    assert!(next.duration_since(std::time::SystemTime::now()).unwrap().as_secs() <= 60, "{next:?}");
+    door.wait_log("no certificate is renewed now: bgproxy failed (");
+    assert_eq!(door.metrics().sum("bgproxy_acme_hosts_failing", &[]), 1.0);
+    assert_eq!(door.metrics().sum("bgproxy_panics_total", &[]), 1.0);
+    reload(&door);
+    let answer = Raw::ask(door.listener(1), &request("GET", "/", &[("Host", HOST)], b""));
+    assert_eq!(answer.status, 200);
+}
+
 #[test]
 fn whoever_is_killed_while_it_asks_has_tried() {
     let rogue = Rogue::start(|path| (path == "/order").then(|| vec![Act::Stay]));

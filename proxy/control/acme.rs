@@ -3,11 +3,14 @@
 //!
 //! `wanted` is what the configuration asks for, `charge` what is known about one host; `order` is one certificate's way,
 //! over `https`; `renewal` says when it is time, by the clock on the wall, which is looked at again and again because it
-//! may be set; `kept` is what is on disk, and `fault` what went wrong. A certificate that cannot be renewed stays in use,
-//! and is asked for again, more seldom each time, over restarts too, if the authority was asked at all: what is wrong on our
-//! own side somebody may have mended. A reload that somebody asks for, or that changes what is wanted, tries at once,
-//! unless it was the authority that put us off; neither makes a pause longer.
+//! may be set; `kept` is what is on disk, `fault` what went wrong, and `again` sees to it that there is a keeper.
+//!
+//! A certificate that cannot be renewed stays in use, and is asked for again, more seldom each time, over restarts too, if
+//! the authority was asked at all: what is wrong on our own side somebody may have mended. A reload that somebody asks
+//! for, or that changes what is wanted, tries at once, unless it was the authority that put us off. A try before its time
+//! makes no pause longer.
 
+mod again;
 mod charge;
 mod fault;
 mod https;
@@ -24,16 +27,16 @@ use std::time::Duration;
 use bgproxy_conf::wire::AcmeStatus;
 use bgproxy_conf::{Acme, Host};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::certificates::written;
+use super::certificates::{now, written};
 use super::failpoint;
 use super::operate::News;
 use crate::certificates::Certificate;
 use crate::challenges::Challenges;
 use charge::{Charge, Tries};
-use fault::Fault;
+use fault::{Failed, Fault};
 use kept::{Fetched, Kept, Pem, Setback, Setbacks};
 use order::{Authority, Wish, on_disk};
 pub use wanted::Wanted;
@@ -56,6 +59,15 @@ pub struct Report {
     pub status: Vec<AcmeStatus>,
     /// What came of a try, if this is about one.
     pub tried: Option<Tried>,
+}
+
+/// The keeper has failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// Why.
+    pub fault: String,
+    /// When it begins anew.
+    pub next: String,
 }
 
 /// What came of a try.
@@ -85,44 +97,13 @@ enum Came {
     Unwanted,
 }
 
-/// Why a try failed.
-struct Failed {
-    fault: Fault,
-    /// Whether the authority was asked anything. Where that is not known, it was.
-    asked: bool,
-    /// How long it wants to be left alone.
-    put_off: Option<Duration>,
-}
-
-impl From<Fault> for Failed {
-    fn from(fault: Fault) -> Failed {
-        Failed { fault, asked: true, put_off: None }
-    }
-}
-
-impl Failed {
-    /// What kept us from asking anybody.
-    fn before_asking(fault: Fault) -> Failed {
-        Failed { asked: false, ..Failed::from(fault) }
-    }
-
-    /// What to do about it.
-    fn hint(&self) -> String {
-        let hint = self.fault.hint();
-        // Where nothing is tried before its time, or should not be, it would be no help.
-        let waits = self.put_off.is_some() || self.fault.is_of_rate();
-        if waits { hint.to_owned() } else { format!("{hint}; `bgctl reload` tries at once") }
-    }
-}
-
 impl Keeper {
     /// A keeper of what is wanted, with what was fetched before into this state directory; and where it is told when
     /// something else is wanted.
     pub fn new(wanted: Wanted, state_dir: &Path, challenges: Arc<Challenges>) -> (Keeper, watch::Sender<Wanted>) {
         let (tell, changes) = watch::channel(wanted.clone());
-        let mut keeper = Keeper { wanted, changes, kept: Kept::new(state_dir), challenges, charges: Vec::new() };
-        keeper.begin();
-        (keeper, tell)
+        let keeper = Keeper { wanted, changes, kept: Kept::new(state_dir), challenges, charges: Vec::new() };
+        (keeper.begun(), tell)
     }
 
     /// The certificates that there are, each with its path.
@@ -132,9 +113,33 @@ impl Keeper {
     }
 
     /// Keeps them until nobody wants any more.
-    pub(super) async fn run(mut self, news: mpsc::UnboundedSender<News>) {
+    pub(super) async fn run(self, news: mpsc::UnboundedSender<News>) {
+        let next = self.anew();
+        let mut first = Some(self);
+        let begin = || {
+            let (keeper, next, news) = (first.take(), next.anew(), news.clone());
+            async move { keeper.unwrap_or_else(|| next.begun()).look_after(news).await }
+        };
+        let tell = |panicked: &JoinError| {
+            let fault = format!("bgproxy failed ({panicked}); please report it; it begins anew in a minute");
+            tracing::error!("no certificate is renewed now: {fault}");
+            let _ended =
+                news.send(News::KeeperFailed(Failure { fault, next: written(now() + again::PAUSE.as_secs()) }));
+        };
+        again::whenever_it_fails(begin, tell).await;
+    }
+
+    /// One that knows nothing yet.
+    fn anew(&self) -> Keeper {
+        let (changes, kept, challenges) = (self.changes.clone(), self.kept.clone(), self.challenges.clone());
+        let wanted = changes.borrow().clone();
+        Keeper { wanted, changes, kept, challenges, charges: Vec::new() }
+    }
+
+    async fn look_after(mut self, news: mpsc::UnboundedSender<News>) {
         self.report(&news, None);
         loop {
+            failpoint::fail("acme_keeper");
             for at in 0..self.charges.len() {
                 if self.ask_for_suggestion(at).await {
                     self.report(&news, None);
@@ -159,9 +164,9 @@ impl Keeper {
     }
 
     /// Takes up where the process before us ended.
-    fn begin(&mut self) {
+    fn begun(mut self) -> Keeper {
         if self.wanted.config.hosts.is_empty() {
-            return;
+            return self;
         }
         if let Err(fault) = self.kept.open() {
             let fault = Fault::State(fault);
@@ -177,6 +182,7 @@ impl Keeper {
                 tracing::warn!(host = %charge.host, next, "no new certificate before the restart: {fault}");
             }
         }
+        self
     }
 
     /// Makes what is wanted now one's own.

@@ -7,7 +7,7 @@ use bgproxy_conf::Host;
 use bgproxy_conf::wire::AcmeStatus;
 use tokio::time::Instant;
 
-use super::Failed;
+use super::fault::Failed;
 use super::kept::{Fetched, Pem, Setback};
 use super::renewal::{self, Window};
 use crate::certificates::Certificate;

@@ -1,5 +1,7 @@
 //! Why is there no certificate, and what is to be done? What the authority said, or what kept us from asking it.
 
+use std::time::Duration;
+
 use instant_acme::{Error, Problem};
 
 use super::https::{NoTrust, Unreached};
@@ -71,6 +73,37 @@ pub(super) enum Fault {
     /// A mistake of ours.
     #[error("bgproxy failed ({0}); please report it")]
     Panic(#[from] tokio::task::JoinError),
+}
+
+/// Why a try failed.
+pub(super) struct Failed {
+    /// What it failed of.
+    pub(super) fault: Fault,
+    /// Whether the authority was asked anything. Where that is not known, it was.
+    pub(super) asked: bool,
+    /// How long the authority wants to be left alone.
+    pub(super) put_off: Option<Duration>,
+}
+
+impl From<Fault> for Failed {
+    fn from(fault: Fault) -> Failed {
+        Failed { fault, asked: true, put_off: None }
+    }
+}
+
+impl Failed {
+    /// What kept us from asking anybody.
+    pub(super) fn before_asking(fault: Fault) -> Failed {
+        Failed { asked: false, ..Failed::from(fault) }
+    }
+
+    /// What to do about it.
+    pub(super) fn hint(&self) -> String {
+        let hint = self.fault.hint();
+        // Where nothing is tried before its time, or should not be, it would be no help.
+        let waits = self.put_off.is_some() || self.fault.is_of_rate();
+        if waits { hint.to_owned() } else { format!("{hint}; `bgctl reload` tries at once") }
+    }
 }
 
 /// With the errors below it, which instant-acme keeps to itself.
