@@ -397,9 +397,9 @@ fn prepare_waits_until_the_color_is_ready() {
     let blue = Fake::color(dir.path().join("blue"), "blue");
     let path = dir.path().join("green");
     let door = Door::builder().color("blue", blue.address()).color("green", &path).probes_for("100ms").start();
-    let late = door.bgctl(&["prepare", "green", "--within", "300ms"]);
+    let late = door.bgctl(&["prepare", "green", "--within", "1s"]);
     assert_eq!(late.code, Some(4), "{late:?}");
-    assert!(late.stderr.contains("green did not become ready within 300ms"), "{late:?}");
+    assert!(late.stderr.contains("green did not become ready within 1s"), "{late:?}");
     assert_eq!(late.stderr.matches("socket_missing").count(), 1, "told once: {late:?}");
 
     let mut events = door.events(None);

@@ -195,14 +195,16 @@ fn crowd(mode: &Mode, given_up: Option<&str>) {
             left.elapsed().as_secs_f64(),
             door.resident(),
         ));
-        assert!(over && (given_up.is_none() || most >= 0.9 * CROWD), "there was no crowd: {}", attacker.log());
+        // On a machine that is too busy for all of them to come, the first have been given up before the last is here.
+        let is_crowd = over && (given_up.is_none() || most >= 0.9 * CROWD);
         // What they send after that is no request of theirs.
         assert!(!ended.contains_key("head_malformed"), "{ended:?}");
         // Unbounded, readers that do not read take all that there is: two gigabytes on a host with 24.
         assert!(kernel < 1024 * 1024, "{kernel} KiB");
-        if waits.are_short(&without) {
+        if is_crowd && waits.are_short(&without) {
             return;
         }
+        assert!(is_crowd || attempt < TRIES, "there was no crowd: {}", attacker.log());
         assert!(attempt < TRIES, "normal clients waited: {waits}");
     }
 }
