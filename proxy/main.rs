@@ -161,6 +161,9 @@ fn filter(log: &Log) -> anyhow::Result<EnvFilter> {
         finest @ ("debug" | "trace") => format!("info,bgproxy={finest}"),
         _ => level,
     };
+    // h2 warns of each PING that confirms none, which whoever wants our disk full can send. What says more of it comes
+    // behind, and counts.
+    let filter = format!("h2=error,{filter}");
     EnvFilter::try_new(filter).with_context(|| format!("{what} is no log filter"))
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::raw_http2::{
-    AGAIN, END_HEADERS, END_STREAM, block, code, data, fields, frame, headers, kind, remembered, reset, settings,
+    ACK, AGAIN, END_HEADERS, END_STREAM, block, code, data, fields, frame, headers, kind, remembered, reset, settings,
     window_update,
 };
 use crate::harness::{DEADLINE, Door, Fake, RawHttp2, wait_until};
@@ -166,6 +166,20 @@ fn settings_without_end_end_the_connection() {
 fn pings_without_end_end_the_connection() {
     let (sent, _) = flood(&["h2_ping_flood"], 10_000, |_| frame(kind::PING, 0, 0, [0; 8]).repeat(100));
     assert!(sent > 50, "after {sent} times 100");
+}
+
+// The library warns of each: a client could fill the disk.
+#[test]
+fn confirmations_of_no_ping_leave_nothing_in_the_log_unless_it_is_asked_for() {
+    for (level, told) in [("info", false), ("debug", false), ("info,h2=warn", true)] {
+        let (door, _blue) = one_worker().set("log.level", level).before(site);
+        let mut client = RawHttp2::connect(door.addr());
+        client.send(frame(kind::PING, ACK, 0, [0; 8]).repeat(1000));
+        assert_eq!(client.get("/").status, 200);
+        drop(client);
+        door.quiet();
+        assert_eq!(door.log().contains("recv PING ack"), told, "{level}: {}", door.log());
+    }
 }
 
 #[test]
