@@ -1,6 +1,8 @@
 //! How are backends reached that want more than HTTP/1.1 over a bare connection? By HTTP/2, whose connections many
 //! requests share, and with a PROXY protocol header, which makes a connection one client's own.
 
+mod floods;
+
 use std::net::SocketAddr;
 
 use serde_json::json;

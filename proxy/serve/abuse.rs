@@ -1,12 +1,16 @@
-//! Does an HTTP/2 client flood us? Each cheap frame that costs us work is paid from a budget. Pure: no I/O.
+//! Does who speaks HTTP/2 with us flood us? Each cheap frame that costs us work is paid from a budget. Pure: no I/O.
 //!
 //! A request is bounded by everything that bounds requests. What is bounded here is what comes beside requests, where a
-//! few bytes make us work. The budgets are far above what any known client does, and far below what hurts: the most
-//! that passes unseen costs one worker some percent of its time.
+//! few bytes make us work. The budgets are far above what any known client or backend ([`backend`]) does, and far below
+//! what hurts: the most that passes unseen costs one worker some percent of its time.
+
+pub mod backend;
+
+use std::fmt;
 
 use super::frames::{ACK, END_STREAM, Frame, Kind};
 
-/// What a client does too much of.
+/// What a client, or a backend, does too much of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flood {
     /// Begins streams and takes them back (CVE-2023-44487).
@@ -27,11 +31,13 @@ pub enum Flood {
     RefusedStreams,
     /// Answers that are asked for and not taken (CVE-2019-9517).
     Stalls,
+    /// Heads that are no answer yet (1xx), of a backend.
+    Interims,
 }
 
 impl Flood {
     /// Every one there is.
-    pub const ALL: [Flood; 9] = [
+    pub const ALL: [Flood; 10] = [
         Flood::Resets,
         Flood::Settings,
         Flood::Pings,
@@ -41,6 +47,7 @@ impl Flood {
         Flood::Priorities,
         Flood::RefusedStreams,
         Flood::Stalls,
+        Flood::Interims,
     ];
 
     /// Its name in logs and metrics.
@@ -55,9 +62,18 @@ impl Flood {
             Flood::Priorities => "h2_priority_flood",
             Flood::RefusedStreams => "h2_refused_stream_flood",
             Flood::Stalls => "h2_stall_flood",
+            Flood::Interims => "h2_interim_flood",
         }
     }
 }
+
+impl fmt::Display for Flood {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}
+
+impl std::error::Error for Flood {}
 
 /// Streams older than this are not what a reset flood is made of: as many as may be open at once, once a second.
 const OLD: u64 = 1000;
@@ -72,31 +88,18 @@ const OPENED: u64 = 10_000;
 // A deadline that passed. Not free: a stream that has long ended can be reset again and again.
 const RESET_OLD: u64 = RESET / 10;
 
-// Clients send one SETTINGS, and those that measure the line some more in the first seconds. We send few ourselves,
-// so that confirmations are fewer still; they cost nothing but the reading.
-const SETTINGS: Depth = Depth(60 * SETTING);
-const SETTING: u64 = 1_000_000;
-const SETTING_ACK: u64 = SETTING / 100;
-
-// grpc-go sends one per round trip while it downloads: 5,000 a second on a line of 0.2 ms.
-const PINGS: Depth = Depth(10_000 * PING);
-const PING: u64 = 200;
-const PING_ACK: u64 = PING;
-
-// The largest block of headers that can be configured, 1 MiB, fills 64 frames of the usual size.
-const CONTINUATIONS: u32 = 72;
-
-// Some clients write an empty piece where they flush; nobody flushes nothing more often than this.
-const EMPTIES: Depth = Depth(100 * EMPTY);
-const EMPTY: u64 = 100_000;
-
-// A naive client sends two for each frame of DATA, and downloads 3 Gbit/s in frames of 16 KiB.
-const WINDOW_UPDATES: Depth = Depth(100_000 * WINDOW_UPDATE);
-const WINDOW_UPDATE: u64 = 20;
-
-// Browsers send some for each stream, and one when a picture scrolls into view.
-const PRIORITIES: Depth = Depth(1000 * PRIORITY);
-const PRIORITY: u64 = 10_000;
+const PRICES: Prices = Prices {
+    // Clients send one SETTINGS, and those that measure the line some more in the first seconds.
+    settings: Price::new(60, 1_000_000),
+    // grpc-go sends one per round trip while it downloads: 5,000 a second on a line of 0.2 ms.
+    pings: Price::new(10_000, 200),
+    // Some clients write an empty piece where they flush; nobody flushes nothing more often than this.
+    empties: Price::new(100, 100_000),
+    // A naive client sends two for each frame of DATA, and downloads 3 Gbit/s in frames of 16 KiB.
+    window_updates: Price::new(100_000, 20),
+    // Browsers send some for each stream, and one when a picture scrolls into view.
+    priorities: Price::new(1000, 10_000),
+};
 
 // A browser whose cookies have grown too large is refused for every image of a page.
 const REFUSALS: Depth = Depth(200 * REFUSAL);
@@ -106,8 +109,39 @@ const REFUSAL: u64 = 100_000;
 const STALLS: Depth = Depth(32 * STALL);
 const STALL: u64 = 10_000_000;
 
-/// How far a client may run ahead of time, in microseconds.
+/// How far one may run ahead of time, in microseconds.
+#[derive(Clone, Copy, Debug)]
 struct Depth(u64);
+
+/// What a frame costs.
+#[derive(Clone, Copy, Debug)]
+struct Price {
+    each: u64,
+    depth: Depth,
+}
+
+impl Price {
+    /// So many at once, and one in so many microseconds.
+    const fn new(at_once: u64, each: u64) -> Price {
+        Price { each, depth: Depth(at_once * each) }
+    }
+}
+
+/// What the frames cost that either side may send beside requests and answers.
+#[derive(Debug)]
+struct Prices {
+    settings: Price,
+    pings: Price,
+    empties: Price,
+    window_updates: Price,
+    priorities: Price,
+}
+
+// We send few SETTINGS ourselves, so that confirmations are fewer still; they cost nothing but the reading.
+const SETTING_ACKS: u64 = 100;
+
+// The largest block of headers that can be configured, 1 MiB, fills 64 frames of the usual size.
+const CONTINUATIONS: u32 = 72;
 
 /// What was spent, as the microsecond at which it will be paid off: time pays, and nothing is saved up.
 #[derive(Clone, Copy, Debug, Default)]
@@ -129,18 +163,55 @@ impl Budget {
     }
 }
 
-/// What one client has done so far, on one connection.
+/// What one side has sent so far beside requests and answers.
 #[derive(Debug, Default)]
-pub struct Abuse {
-    resets: Budget,
+struct Beside {
     settings: Budget,
     pings: Budget,
     empties: Budget,
     window_updates: Budget,
     priorities: Budget,
+    continuations: u32,
+}
+
+impl Beside {
+    /// Takes note of the beginning of a frame at `at`, in microseconds. What begins and ends streams is not dear here.
+    fn note(&mut self, kind: Kind, flags: u8, length: u32, at: u64, prices: &Prices) -> Option<Flood> {
+        let is_ack = flags & ACK != 0;
+        let (budget, price, of) = match kind {
+            Kind::Data if empty(flags, length) => (&mut self.empties, prices.empties, Flood::EmptyFrames),
+            // Of bodies, the windows say how much there may be.
+            Kind::Data | Kind::Reset => return None,
+            Kind::Headers => {
+                self.continuations = 0;
+                return None;
+            }
+            Kind::Continuation => {
+                self.continuations = self.continuations.saturating_add(1);
+                return flood(self.continuations <= CONTINUATIONS, Flood::Continuations);
+            }
+            Kind::Settings => {
+                let Price { each, depth } = prices.settings;
+                let each = if is_ack { each / SETTING_ACKS } else { each };
+                (&mut self.settings, Price { each, depth }, Flood::Settings)
+            }
+            Kind::Ping => (&mut self.pings, prices.pings, Flood::Pings),
+            Kind::WindowUpdate => (&mut self.window_updates, prices.window_updates, Flood::WindowUpdates),
+            Kind::Priority | Kind::PriorityUpdate | Kind::GoAway | Kind::PushPromise | Kind::Unknown(_) => {
+                (&mut self.priorities, prices.priorities, Flood::Priorities)
+            }
+        };
+        flood(budget.spend(price.each, price.depth, at), of)
+    }
+}
+
+/// What one client has done so far, on one connection.
+#[derive(Debug, Default)]
+pub struct Abuse {
+    beside: Beside,
+    resets: Budget,
     refusals: Budget,
     stalls: Budget,
-    continuations: u32,
     ages: Ages,
 }
 
@@ -149,41 +220,14 @@ impl Abuse {
     pub fn note(&mut self, frame: Frame, now: u64) -> Option<Flood> {
         let Frame::Begins { kind, flags, stream, length } = frame else { return None };
         let at = now.saturating_mul(1000);
-        let ack = flags & ACK != 0;
-        match kind {
-            Kind::Data if empty(flags, length) => flood(self.empties.spend(EMPTY, EMPTIES, at), Flood::EmptyFrames),
-            // Of bodies, the windows say how much there may be.
-            Kind::Data => None,
-            Kind::Headers => {
-                self.continuations = 0;
-                if self.ages.opens(stream, now) {
-                    self.resets.earn(OPENED);
-                }
-                None
-            }
-            Kind::Continuation => {
-                self.continuations = self.continuations.saturating_add(1);
-                flood(self.continuations <= CONTINUATIONS, Flood::Continuations)
-            }
-            Kind::Reset => {
-                let price = if self.ages.old(stream, now) { RESET_OLD } else { RESET };
-                flood(self.resets.spend(price, RESETS, at), Flood::Resets)
-            }
-            Kind::Settings => {
-                let price = if ack { SETTING_ACK } else { SETTING };
-                flood(self.settings.spend(price, SETTINGS, at), Flood::Settings)
-            }
-            Kind::Ping => {
-                let price = if ack { PING_ACK } else { PING };
-                flood(self.pings.spend(price, PINGS, at), Flood::Pings)
-            }
-            Kind::WindowUpdate => {
-                flood(self.window_updates.spend(WINDOW_UPDATE, WINDOW_UPDATES, at), Flood::WindowUpdates)
-            }
-            Kind::Priority | Kind::PriorityUpdate | Kind::GoAway | Kind::PushPromise | Kind::Unknown(_) => {
-                flood(self.priorities.spend(PRIORITY, PRIORITIES, at), Flood::Priorities)
-            }
+        if kind == Kind::Reset {
+            let price = if self.ages.old(stream, now) { RESET_OLD } else { RESET };
+            return flood(self.resets.spend(price, RESETS, at), Flood::Resets);
         }
+        if kind == Kind::Headers && self.ages.opens(stream, now) {
+            self.resets.earn(OPENED);
+        }
+        self.beside.note(kind, flags, length, at, &PRICES)
     }
 
     /// Takes note of a stream that was refused before it was a request, at `now` in milliseconds.

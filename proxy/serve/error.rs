@@ -68,6 +68,7 @@ reasons! {
     BackendReset = "backend_reset", 502, "connection_terminated", "the backend reset the connection before answering";
     BackendClosed = "backend_closed", 502, "connection_terminated", "the backend closed the connection before answering";
     BackendMalformed = "backend_malformed", 502, "http_protocol_error", "the backend's answer is malformed";
+    BackendFlood = "backend_flood", 502, "http_protocol_error", "the backend sends what nobody wants, without end";
     BackendTruncated = "backend_truncated", 502, "http_response_incomplete", "the backend's answer broke off";
     BackendStalled = "backend_stalled", 504, "connection_read_timeout", "the backend's answer stopped flowing";
     ResponseTimeout = "response_timeout", 504, "http_response_timeout", "the backend took too long to answer";
@@ -180,7 +181,10 @@ impl Failure {
 
     /// Sending a request by HTTP/2, or waiting for the answer's head, failed; `reset` tells what the socket saw.
     pub fn exchange_http2(error: h2::Error, reset: bool) -> Failure {
-        let reason = if error.is_library() {
+        let reason = if error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) {
+            // h2 has limits of its own, and has told the backend.
+            Reason::BackendFlood
+        } else if error.is_library() {
             Reason::BackendMalformed
         } else if error.is_reset() || (error.is_io() && reset) {
             Reason::BackendReset

@@ -290,7 +290,7 @@ impl Flight {
         if failure.reason.blames_backend()
             && let Some(lane) = self.lane()
         {
-            lane.complain(failure, self.worker.now());
+            lane.complain(failure);
         }
     }
 

@@ -118,7 +118,7 @@ fn backends(totals: &BTreeMap<Owner, Totals>) -> Vec<Family> {
     let mut connects = Family::counter("bgproxy_connects_total", "Connections opened to a backend.");
     let mut failed = Family::counter(
         "bgproxy_connect_failures_total",
-        "Connections to a backend that could not be opened, by reason (each errno has its own).",
+        "Connections to a backend that could not be opened, or had to be ended, by reason (each errno has its own).",
     );
     let mut probes = Family::counter("bgproxy_probes_total", "Questions whether a backend is ready, by outcome.");
     for (owner, totals) in totals.iter().filter(|(owner, _)| owner.is_some()) {

@@ -12,7 +12,7 @@ mod stock;
 use std::cell::{Cell as StdCell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bgproxy_conf::Protocol;
 use tokio::io::AsyncWriteExt;
@@ -50,8 +50,8 @@ pub struct Lane {
     stock: Rc<Stock>,
     is_in_stock: StdCell<bool>,
     me: Weak<Lane>,
-    /// When trouble was last logged, in the worker's milliseconds, and how much was not since.
-    warned: StdCell<Option<u64>>,
+    /// When trouble was last logged, and how much was not since.
+    warned: StdCell<Option<Instant>>,
     unsaid: StdCell<u64>,
 }
 
@@ -168,7 +168,14 @@ impl Lane {
             let Some(_turn) = shelf.turn().await else { continue };
             let birth = self.era.birth();
             let io = self.open(within, own).await?;
-            match Shared::begin(io, birth).await {
+            let me = self.me.clone();
+            let flooded = move |failure: &Failure| {
+                if let Some(lane) = me.upgrade() {
+                    lane.meter.connect_failed(failure.reason);
+                    lane.complain(failure);
+                }
+            };
+            match Shared::begin(io, birth, flooded).await {
                 Ok(shared) => {
                     self.enters_stock();
                     return Ok(Link::http2(shelf.share(shared), shelf));
@@ -206,8 +213,9 @@ impl Lane {
     }
 
     /// Logs trouble with this backend, at most once a second: what thousands of requests suffer is one line.
-    pub fn complain(&self, failure: &Failure, now: u64) {
-        if self.warned.get().is_some_and(|last| now < last + 1000) {
+    pub fn complain(&self, failure: &Failure) {
+        let now = Instant::now();
+        if self.warned.get().is_some_and(|last| now < last + Duration::from_secs(1)) {
             self.unsaid.set(self.unsaid.get() + 1);
             return;
         }

@@ -33,7 +33,8 @@ fn text(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The names of the static table, and the values of those entries that have one and that a door sends.
+/// The names of the static table, and the values of those entries that have one and that a door sends, from the second
+/// on.
 const NAMES: &str = ":authority :method :method :path :path :scheme :scheme :status :status :status :status :status \
     :status :status accept-charset accept-encoding accept-language accept-ranges accept \
     access-control-allow-origin age allow authorization cache-control content-disposition content-encoding \
@@ -41,7 +42,8 @@ const NAMES: &str = ":authority :method :method :path :path :scheme :scheme :sta
     host if-match if-modified-since if-none-match if-range if-unmodified-since last-modified link location \
     max-forwards proxy-authenticate proxy-authorization range referer refresh retry-after server set-cookie \
     strict-transport-security transfer-encoding user-agent vary via www-authenticate";
-const STATUSES: [&str; 7] = ["200", "204", "206", "304", "400", "404", "500"];
+const VALUES: [&str; 13] =
+    ["GET", "POST", "/", "/index.html", "http", "https", "200", "204", "206", "304", "400", "404", "500"];
 
 /// The fields of a block.
 pub(crate) fn read_block(mut block: &[u8]) -> Vec<(String, String)> {
@@ -50,7 +52,7 @@ pub(crate) fn read_block(mut block: &[u8]) -> Vec<(String, String)> {
         match first {
             0x80.. => {
                 let index = take_number(&mut block, 7);
-                let value = index.checked_sub(8).and_then(|at| STATUSES.get(at)).expect("a status");
+                let value = index.checked_sub(2).and_then(|at| VALUES.get(at)).expect("an entry with a value");
                 fields.push((static_name(index), (*value).to_owned()));
             }
             0x20..0x40 => assert_eq!(take_number(&mut block, 5), 0, "the size of a table"),

@@ -6,6 +6,7 @@
 //! - [`App`]: the application of one color
 //! - [`Fake`]: a backend that follows a script, to the byte, and keeps what it was sent
 //! - [`H2c`]: a backend that speaks HTTP/2 in clear
+//! - [`Flooder`]: one that writes it frame by frame, and sends what nobody wants
 //! - [`Raw`]: a client that sends exactly the bytes it is given
 //! - [`RawHttp2`]: one that writes HTTP/2 frame by frame
 //! - [`Browser`]: headless Chromium
@@ -26,6 +27,7 @@ pub(crate) mod authority;
 pub(crate) mod browser;
 pub(crate) mod door;
 pub(crate) mod fake;
+pub(crate) mod flooder;
 pub(crate) mod h2c;
 pub(crate) mod hpack;
 pub(crate) mod http2;
@@ -51,6 +53,7 @@ pub(crate) use authority::Authority;
 pub(crate) use browser::Browser;
 pub(crate) use door::Door;
 pub(crate) use fake::{Act, Fake};
+pub(crate) use flooder::Flooder;
 pub(crate) use h2c::H2c;
 pub(crate) use load::{Kind, Load};
 pub(crate) use process::{Output, Process};

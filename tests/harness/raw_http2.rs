@@ -46,7 +46,7 @@ pub(crate) mod code {
 }
 
 /// Settings.
-const HEADER_TABLE_SIZE: u16 = 1;
+pub(crate) const HEADER_TABLE_SIZE: u16 = 1;
 pub(crate) const INITIAL_WINDOW_SIZE: u16 = 4;
 const WINDOW: i64 = 65_535;
 

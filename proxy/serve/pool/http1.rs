@@ -27,6 +27,7 @@ use hyper::body::{Frame, SizeHint};
 use tokio::sync::oneshot;
 use tokio_util::io::poll_read_buf;
 
+use super::super::abuse::backend::INTERIMS;
 use super::super::body::Upload;
 use super::super::error::{Failure, Reason};
 use super::io::{BackendIo, BackendStream};
@@ -62,6 +63,8 @@ pub(super) struct Http1 {
     parsed: usize,
     /// What is read at once.
     read: usize,
+    /// How many 1xx have come before the current answer.
+    interims: u32,
     body: Body,
     purpose: Purpose,
     /// Whether another request may follow.
@@ -90,6 +93,8 @@ pub(super) enum Broken {
     Io(io::Error),
     /// The answer breaks the rules.
     Malformed(&'static str),
+    /// There are 1xx without end.
+    Flood,
     /// The request itself broke off.
     Upload(Failure),
 }
@@ -108,6 +113,7 @@ impl Http1 {
             searched: 0,
             parsed: 0,
             read: READ,
+            interims: 0,
             body: Body::Ended,
             purpose,
             keeps: true,
@@ -130,6 +136,7 @@ impl Http1 {
     pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<response::Parts, Lost>> {
         let Answer { head, framing, keeps } = ready!(self.poll_head(cx)).map_err(|broken| self.lost(broken))?;
         self.keeps &= keeps && self.purpose == Purpose::Exchange;
+        self.interims = 0;
         // No 100 may come behind an answer.
         self.gate = None;
         self.body = match framing {
@@ -150,14 +157,18 @@ impl Http1 {
         loop {
             let _all = self.sending.poll(cx)?;
             while let Some(answer) = self.read_head()? {
-                match answer.head.status {
-                    StatusCode::CONTINUE => {
-                        if let Some(open) = self.gate.take() {
-                            let _gone = open.send(());
-                        }
-                    }
-                    status if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS => {}
-                    _ => return Poll::Ready(Ok(answer)),
+                let status = answer.head.status;
+                if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
+                    return Poll::Ready(Ok(answer));
+                }
+                self.interims += 1;
+                if self.interims > INTERIMS {
+                    return Poll::Ready(Err(Broken::Flood));
+                }
+                if status == StatusCode::CONTINUE
+                    && let Some(open) = self.gate.take()
+                {
+                    let _gone = open.send(());
                 }
             }
             match ready!(self.poll_read(cx))? {
@@ -328,6 +339,7 @@ impl Broken {
         let reason = match self {
             Broken::Upload(failure) => return failure,
             Broken::Malformed(_) => Reason::BackendMalformed,
+            Broken::Flood => Reason::BackendFlood,
             _ if reset => Reason::BackendReset,
             Broken::Closed | Broken::Truncated | Broken::Io(_) => Reason::BackendClosed,
         };
@@ -342,6 +354,7 @@ impl fmt::Display for Broken {
             Broken::Truncated => f.write_str("connection closed in the middle of the answer"),
             Broken::Io(error) => error.fmt(f),
             Broken::Malformed(what) => f.write_str(what),
+            Broken::Flood => f.write_str("interim answers and none that is final"),
             Broken::Upload(failure) => failure.fmt(f),
         }
     }

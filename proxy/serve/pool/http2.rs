@@ -1,5 +1,7 @@
 //! How do requests share an HTTP/2 connection to a backend? One stream each, with windows of their own, so that none
-//! waits for another's client.
+//! waits for another's client. A guard ends a connection that the backend floods.
+
+mod io;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -13,6 +15,7 @@ use h2::client::{Builder, SendRequest};
 use http::{Method, Request, StatusCode, request, response};
 use hyper::body::{Body as _, Frame, SizeHint};
 
+use self::io::{Guard, Guarded};
 use super::super::body::Upload;
 use super::super::error::{Failure, Reason};
 use super::super::headers;
@@ -46,18 +49,24 @@ pub(super) struct Shared {
     /// When its last exchange was complete, in the worker's milliseconds.
     rested: Cell<u64>,
     wire: Rc<Wire>,
+    guard: Rc<Guard>,
     birth: Birth,
     _task: Task,
 }
 
 impl Shared {
-    /// Begins HTTP/2 on a new connection, and waits until the backend has said what it allows.
+    /// Begins HTTP/2 on a new connection, and waits until the backend has said what it allows. Why the connection was
+    /// ended, if that was because the backend floods it, is told to `flooded`.
     ///
     /// # Errors
     /// [`Reason::BackendMalformed`] when it speaks something else, others when it closes.
-    pub(super) async fn begin(io: BackendIo, birth: Birth) -> Result<Shared, Failure> {
+    pub(super) async fn begin(
+        io: BackendIo,
+        birth: Birth,
+        flooded: impl FnOnce(&Failure) + 'static,
+    ) -> Result<Shared, Failure> {
         let wire = io.wire.clone();
-        let failure = |error| Failure::exchange_http2(error, wire.reset.get());
+        let guard = Rc::new(Guard::new());
         let handshake = Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -66,10 +75,11 @@ impl Shared {
             .enable_push(false)
             // None until the backend's first SETTINGS; that is how their arrival is seen.
             .initial_max_send_streams(0)
-            .handshake(io)
+            .handshake(Guarded::new(io, &guard))
             .await;
+        let failure = |error| failure(&guard, &wire, error);
         let (sender, mut connection) = handshake.map_err(failure)?;
-        poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
+        poll_fn(|cx| match guard.lets(|| Pin::new(&mut connection).poll(cx)) {
             Poll::Ready(Ok(())) => Poll::Ready(Err(Reason::BackendClosed.into())),
             Poll::Ready(Err(error)) => Poll::Ready(Err(failure(error))),
             Poll::Pending if connection.max_concurrent_send_streams() > 0 => Poll::Ready(Ok(())),
@@ -77,12 +87,23 @@ impl Shared {
         })
         .await?;
         // Its end is seen by its streams, and by whoever wants to open another.
-        let task = Task::spawn(async move { drop(connection.await) });
+        let task = Task::spawn({
+            let (guard, wire) = (guard.clone(), wire.clone());
+            async move {
+                let ended = poll_fn(|cx| guard.lets(|| Pin::new(&mut connection).poll(cx))).await;
+                if let Some(failure) = ended.err().map(|error| self::failure(&guard, &wire, error))
+                    && failure.reason == Reason::BackendFlood
+                {
+                    flooded(&failure);
+                }
+            }
+        });
         Ok(Shared {
             sender: RefCell::new(sender),
             streams: Cell::new(0),
             rested: Cell::new(0),
             wire,
+            guard,
             birth,
             _task: task,
         })
@@ -205,10 +226,14 @@ impl Http2 {
     /// The next frame of the answer's body.
     ///
     /// # Errors
-    /// [`Reason::BackendTruncated`]: it breaks off.
+    /// [`Reason::BackendTruncated`]: it breaks off. [`Reason::BackendFlood`]: the connection had to be ended.
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         let State::Answered { body, .. } = &mut self.state else { return Poll::Ready(None) };
-        let broken = |error: h2::Error| Failure { reason: Reason::BackendTruncated, source: Some(error.into()) };
+        let Shared { guard, wire, .. } = &*self.seat.0;
+        let broken = |error: h2::Error| match failure(guard, wire, error) {
+            flooded if flooded.reason == Reason::BackendFlood => flooded,
+            other => Failure { reason: Reason::BackendTruncated, ..other },
+        };
         body.poll_frame(cx).map_err(broken)
     }
 
@@ -244,6 +269,7 @@ async fn try_exchange(shared: &Shared, mut head: request::Parts, mut body: Uploa
     let whole = body.is_end_stream();
     // A sender of its own: two requests through one would wait for each other.
     let mut sender = shared.sender.borrow().clone();
+    shared.guard.asked();
     let (mut answer, stream) = sender.send_request(Request::from_parts(head, ()), whole).map_err(lost)?;
     if !whole {
         let mut rest = Pump::new(body, stream);
@@ -305,8 +331,16 @@ fn lost(shared: &Shared, error: h2::Error, before: u64) -> Lost {
         read: u64::from(error.is_library()),
         // What the backend left unread may have been somebody else's.
         reset: false,
-        failure: Failure::exchange_http2(error, shared.wire.reset.get()),
+        failure: failure(&shared.guard, &shared.wire, error),
         request: None,
+    }
+}
+
+/// Why there is no answer, or no connection.
+fn failure(guard: &Guard, wire: &Wire, error: h2::Error) -> Failure {
+    match guard.failure() {
+        Some(flooded) if error.is_io() => flooded,
+        _ => Failure::exchange_http2(error, wire.reset.get()),
     }
 }
 

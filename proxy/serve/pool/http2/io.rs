@@ -1,0 +1,139 @@
+//! What passes on a backend's HTTP/2 connection? Every frame is shown to a guard, before h2 sees it: past the guard's
+//! patience h2 reads nothing more, however much has come.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::super::super::abuse::Flood;
+use super::super::super::abuse::backend::BackendAbuse;
+use super::super::super::error::{Failure, Reason};
+use super::super::super::frames::{Frame, Frames, Kind};
+use super::super::io::BackendIo;
+
+/// Frames that are read before others have their turn, and how many of them a head counts for: its reader has to come
+/// and take it, and it may unpack to 64 KiB.
+const TURN: usize = 500;
+const HEAD: usize = 10;
+
+/// Whether a backend floods its connection.
+#[derive(Debug)]
+pub(super) struct Guard {
+    began: Instant,
+    abuse: RefCell<BackendAbuse>,
+    flood: Cell<Option<Flood>>,
+    /// What is left of the connection's turn.
+    left: Cell<usize>,
+}
+
+impl Guard {
+    /// At the beginning of a connection.
+    pub(super) fn new() -> Guard {
+        Guard { began: Instant::now(), abuse: RefCell::default(), flood: Cell::default(), left: Cell::new(TURN) }
+    }
+
+    /// Lets the connection have its turn.
+    pub(super) fn lets<T>(&self, turn: impl FnOnce() -> T) -> T {
+        self.left.set(TURN);
+        turn()
+    }
+
+    /// A request was begun.
+    pub(super) fn asked(&self) {
+        self.abuse.borrow_mut().asked();
+    }
+
+    /// That the connection was ended because of it, if it was.
+    pub(super) fn failure(&self) -> Option<Failure> {
+        self.flood.get().map(|flood| Failure { reason: Reason::BackendFlood, source: Some(flood.into()) })
+    }
+
+    fn went(&self, frame: Frame) {
+        if matches!(frame, Frame::Begins { kind: Kind::Data, .. }) {
+            self.abuse.borrow_mut().sent();
+        }
+    }
+
+    fn came(&self, frame: Frame, now: u64) {
+        if let Frame::Begins { kind, .. } = frame {
+            let weight = if kind == Kind::Headers { HEAD } else { 1 };
+            self.left.set(self.left.get().saturating_sub(weight));
+        }
+        if let Some(flood) = self.abuse.borrow_mut().note(frame, now) {
+            self.flood.set(Some(flood));
+        }
+    }
+}
+
+/// A backend's socket that shows what passes to the guard.
+#[derive(Debug)]
+pub(super) struct Guarded {
+    io: BackendIo,
+    read: Frames,
+    written: Frames,
+    guard: Rc<Guard>,
+}
+
+impl Guarded {
+    /// At the beginning of a connection.
+    pub(super) fn new(io: BackendIo, guard: &Rc<Guard>) -> Guarded {
+        Guarded { io, read: Frames::new(false), written: Frames::new(true), guard: guard.clone() }
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Guarded { io, read, guard, .. } = self.get_mut();
+        if guard.left.get() == 0 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(io).poll_read(cx, buf))?;
+        let now = u64::try_from(guard.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        read.feed(&buf.filled()[before..], |frame| guard.came(frame, now));
+        match guard.flood.get() {
+            Some(flood) => Poll::Ready(Err(io::Error::other(flood))),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let Guarded { io, written, guard, .. } = self.get_mut();
+        let bytes = ready!(Pin::new(io).poll_write_vectored(cx, bufs))?;
+        let mut rest = bytes;
+        for buf in bufs {
+            let (piece, _) = buf.split_at(rest.min(buf.len()));
+            written.feed(piece, |frame| guard.went(frame));
+            rest -= piece.len();
+        }
+        Poll::Ready(Ok(bytes))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,278 @@
+//! What does a backend do to others that sends without end what nobody wants? Its connection is ended, with a name for
+//! why, and a new one is opened for those who come next. Honest backends send some of each, and are left alone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::{BLUE, assert_failed, get};
+use crate::harness::door::Builder;
+use crate::harness::fake::ok;
+use crate::harness::flooder::{answer, interim};
+use crate::harness::raw::request;
+use crate::harness::raw_http2::{END_HEADERS, block, data, frame, headers, kind, reset, settings, window_update};
+use crate::harness::{Act, DEADLINE, Door, Fake, Flooder, Raw, pace, wait_until};
+
+/// What a flood may leave behind of memory, in KiB.
+const MEMORY: u64 = 8 * 1024;
+/// How long a request to another backend may take on the same worker meanwhile. Generous: the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// What is told when a limit of the HTTP/2 library was passed before ours.
+const H2: &str = "excessive load";
+/// A request to the other backend.
+const ELSEWHERE: &[u8] = b"GET / HTTP/1.1\r\nHost: other.test\r\n\r\n";
+
+/// A door before a backend that floods with these pieces, and before one that does not; one worker: what hurts one of
+/// its requests hurts all.
+struct Both {
+    // In the order they end: the door first.
+    door: Door,
+    blue: Flooder,
+    _other: Fake,
+}
+
+fn before(piece: impl Fn(u32, usize) -> Option<Vec<u8>> + Send + Sync + 'static) -> Both {
+    before_with(piece, |door| door)
+}
+
+fn before_with(
+    piece: impl Fn(u32, usize) -> Option<Vec<u8>> + Send + Sync + 'static,
+    change: impl FnOnce(Builder) -> Builder,
+) -> Both {
+    let builder = Door::builder().set("workers", 1);
+    let blue = Flooder::with(builder.dir().join("blue.sock"), piece);
+    let other = Fake::answers(builder.dir().join("other.sock"), ok("other"));
+    let nobody = builder.dir().join("nobody.sock");
+    let builder = builder.set(BLUE, blue.backend()).set("service.other.hosts", json!(["other.test"]));
+    let builder = builder.set("service.other.backends.blue", json!(other.address()));
+    let door = change(builder.set("service.other.backends.green", json!(nobody))).start();
+    Both { door, blue, _other: other }
+}
+
+/// Lets a backend flood, while another request is on the same connection and others go elsewhere, and makes sure that
+/// the connection is ended for one of these reasons, that nobody waits for it, and that nothing is remembered. What is
+/// asked are POSTs, which are not sent again.
+#[track_caller]
+fn flood(whys: &[&str], piece: impl Fn(u32, usize) -> Vec<u8> + Send + Sync + 'static) {
+    let Both { door, blue, _other } = before(move |stream, count| Some(piece(stream, count)));
+    assert_eq!((door.get("/").status, Raw::ask(door.addr(), ELSEWHERE).text().as_str()), (200, "other"));
+    let before = door.resident();
+    let (mut held, mut flooded) = (door.connect(), door.connect());
+    held.send(request("POST", "/held", &[], b"hi"));
+    blue.wait("the other request", |all| all[0].asked.len() == 2);
+    let flooding = AtomicBool::new(true);
+    let (answers, longest) = std::thread::scope(|scope| {
+        let other = scope.spawn(|| serve_others(&door, &flooding));
+        let ends = Ends(&flooding);
+        let answers = [flooded.send(request("POST", "/flood", &[], b"hi")).response(), held.response()];
+        drop(ends);
+        (answers, other.join().expect("another client"))
+    });
+    for answer in &answers {
+        assert!(answer.status == 502 && answer.text().contains("(backend_flood)"), "{}", answer.text());
+    }
+    assert!(longest < PATIENCE, "the slowest of others took {longest:?}");
+    blue.wait("the end of the connection", |all| all[0].ended);
+    assert_eq!(door.get("/").status, 200);
+    assert_eq!(blue.look(|all| all.len()), 2, "over a new connection");
+    drop((held, flooded));
+    let metrics = door.quiet();
+    let failed = metrics.sum("bgproxy_request_failures_total", &[("reason", "backend_flood")]);
+    let ended = metrics.sum("bgproxy_connect_failures_total", &[("reason", "backend_flood")]);
+    assert_eq!((failed, ended), (2.0, 1.0));
+    let log = door.log();
+    let told = log.lines().find(|line| line.contains("reason=\"backend_flood\"")).unwrap_or_else(|| panic!("{log}"));
+    assert!(whys.iter().any(|why| told.contains(why)), "{told}");
+    let grown = door.resident().saturating_sub(before);
+    assert!(grown < MEMORY, "{grown} KiB more");
+}
+
+/// Makes a flag false when it is dropped.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// Asks elsewhere for as long as the flood goes on: how long that took at most.
+fn serve_others(door: &Door, flooding: &AtomicBool) -> Duration {
+    let mut longest = Duration::ZERO;
+    while flooding.load(Ordering::Acquire) {
+        let asked = Instant::now();
+        assert_eq!(Raw::ask(door.addr(), ELSEWHERE).text(), "other");
+        longest = longest.max(asked.elapsed());
+    }
+    longest
+}
+
+fn pings() -> Vec<u8> {
+    frame(kind::PING, 0, 0, [0; 8]).repeat(100)
+}
+
+// === floods ===
+
+#[test]
+fn pings_of_a_backend_without_end_end_its_connection() {
+    flood(&["h2_ping_flood"], |_, _| pings());
+}
+
+#[test]
+fn settings_of_a_backend_without_end_end_its_connection() {
+    flood(&["h2_settings_flood"], |_, _| settings(&[]).repeat(100));
+}
+
+#[test]
+fn interim_answers_without_end_end_the_connection() {
+    flood(&["h2_interim_flood"], |stream, count| interim(stream, ["100", "102", "103"][count % 3]).repeat(100));
+}
+
+// A kilobyte each, of which 60 are made: 4,000 of them would be 400 MiB to whoever kept them.
+#[test]
+fn interim_answers_that_unfold_cost_no_memory() {
+    const GZIP: u8 = 0x80 | 16;
+    let fields = [block(&[(":status", "103")]), vec![GZIP; 1000]].concat();
+    flood(&["h2_interim_flood"], move |stream, _| frame(kind::HEADERS, END_HEADERS, stream, &fields).repeat(10));
+}
+
+#[test]
+fn empty_frames_of_an_answer_without_end_end_the_connection() {
+    let go = Arc::new(AtomicBool::new(false));
+    let gone = go.clone();
+    let Both { door, blue, _other } = before(move |stream, count| match count {
+        0 => Some([headers(stream, &[(":status", "200")], 0), data(stream, "half", 0)].concat()),
+        _ if gone.load(Ordering::Acquire) => Some(data(stream, [], 0).repeat(1000)),
+        _ => {
+            pace(Duration::from_millis(1));
+            Some(Vec::new())
+        }
+    });
+    let mut client = door.connect();
+    let (head, mut body) = client.send(get("/flood")).head();
+    assert_eq!((head.status, client.piece(&mut body).unwrap().unwrap()), (200, b"half".to_vec()));
+    go.store(true, Ordering::Release);
+    assert!(client.piece(&mut body).is_err(), "an answer that has begun breaks off");
+    blue.wait("the end of the connection", |all| all[0].ended);
+    drop(client);
+    let metrics = door.quiet();
+    assert_eq!(metrics.sum("bgproxy_request_failures_total", &[("reason", "backend_flood")]), 1.0);
+    wait_until("a word on why", DEADLINE, || door.log().contains("h2_empty_frame_flood") || door.log().contains(H2));
+}
+
+#[test]
+fn window_updates_of_a_backend_without_end_end_its_connection() {
+    flood(&["h2_window_update_flood"], |_, _| window_update(0, 1).repeat(1000));
+}
+
+#[test]
+fn resets_of_a_backend_without_end_end_its_connection() {
+    // Of the first request, which has been answered.
+    flood(&["h2_reset_flood"], |_, _| reset(1, 0).repeat(100));
+}
+
+#[test]
+fn advice_and_unknown_frames_of_a_backend_without_end_end_its_connection() {
+    flood(&["h2_priority_flood"], |stream, count| match count % 2 {
+        0 => frame(kind::PRIORITY, 0, stream, [0, 0, 0, 0, 1]).repeat(100),
+        _ => frame(0x77, 0, 0, []).repeat(100),
+    });
+}
+
+#[test]
+fn a_head_of_an_answer_without_end_ends_the_connection() {
+    flood(&["h2_continuation_flood", H2], |stream, count| match count {
+        0 => frame(kind::HEADERS, 0, stream, block(&[(":status", "200")])),
+        _ => frame(kind::CONTINUATION, 0, stream, block(&[("x", "y")])).repeat(10),
+    });
+}
+
+// === who hears of it ===
+
+#[test]
+fn a_request_that_may_be_repeated_is_sent_once_more_and_not_for_ever() {
+    let Both { door, blue, _other } = before(|_, _| Some(pings()));
+    let answer = door.get("/flood");
+    assert_failed(&door, &answer, 502, "backend_flood");
+    assert!(blue.look(|all| all.iter().all(|connection| connection.asked == ["GET /flood"])));
+    assert_eq!((blue.look(|all| all.len()), door.quiet().sum("bgproxy_retries_total", &[])), (2, 1.0));
+}
+
+#[test]
+fn a_flood_that_no_request_suffers_from_is_told_as_well() {
+    let Both { door, blue, _other } = before(|stream, count| Some(if count == 0 { answer(stream) } else { pings() }));
+    assert_eq!(door.get("/flood").text(), "blue\n");
+    blue.wait("the end of the connection", |all| all[0].ended);
+    door.wait_log("h2_ping_flood");
+    let metrics = door.quiet();
+    assert_eq!(metrics.sum("bgproxy_connect_failures_total", &[("reason", "backend_flood")]), 1.0);
+    assert_eq!(metrics.sum("bgproxy_request_failures_total", &[]), 0.0);
+    assert_eq!(door.get("/").status, 200);
+}
+
+#[test]
+fn a_color_that_floods_is_not_ready() {
+    let flooding = |_: u32, _: usize| Some(pings());
+    let Both { door, blue: _blue, .. } = before_with(flooding, |door| door.set("service.portal.ready.path", "/flood"));
+    let reply = door.post("/v1/services/portal/probe", json!({ "color": "blue" }));
+    assert!(reply.json().to_string().contains("backend_flood"), "{}", reply.json());
+}
+
+// === honest backends ===
+
+#[test]
+fn a_backend_that_hints_before_each_answer_and_resets_behind_it_is_left_alone() {
+    // More heads and more resets than would be let pass of a backend that was not asked.
+    let Both { door, blue, _other } = before(|_, _| None);
+    let mut client = door.connect();
+    for _ in 0..1500 {
+        assert_eq!(client.send(get("/hints")).response().status, 200);
+    }
+    drop(client);
+    assert_eq!(door.quiet().sum("bgproxy_request_failures_total", &[]), 0.0);
+    assert_eq!(blue.look(|all| all.len()), 1);
+}
+
+#[test]
+fn a_backend_that_confirms_every_piece_of_an_upload_is_left_alone() {
+    let Both { door, blue, _other } = before(|_, _| None);
+    let mut client = door.connect();
+    // 20,000 pieces, each with a PING behind it; 10,000 PINGs would be a flood.
+    client.send(request("POST", "/upload", &[("Transfer-Encoding", "chunked")], &b"1\r\nx\r\n".repeat(20_000)));
+    client.send("0\r\n\r\n");
+    assert_eq!(client.response().text(), "blue\n");
+    drop(client);
+    assert_eq!(door.quiet().sum("bgproxy_request_failures_total", &[]), 0.0);
+    assert_eq!(blue.look(|all| all.len()), 1);
+}
+
+#[test]
+fn many_interim_answers_that_have_an_end_are_passed_over() {
+    let Both { door, blue, _other } = before(|stream, count| (count < 30).then(|| interim(stream, "102").repeat(100)));
+    assert_eq!(door.get("/flood").text(), "blue\n");
+    assert_eq!(blue.look(|all| all.len()), 1);
+    door.quiet();
+}
+
+// === HTTP/1.1 ===
+
+#[test]
+fn interim_answers_without_end_end_an_http1_connection_too() {
+    for (status, count) in [("100 Continue", 1000), ("103 Early Hints", 1000), ("102 Processing", 1001)] {
+        let interims = format!("HTTP/1.1 {status}\r\n\r\n").repeat(count).into_bytes();
+        let script = move |_| vec![Act::ReadRequest, Act::Say(interims.clone()), Act::Say(ok("blue")), Act::Repeat];
+        let builder = Door::builder();
+        let blue = Fake::scripted(builder.dir().join("blue.sock"), script);
+        let door = builder.set(BLUE, json!(blue.address())).start();
+        let answer = door.get("/");
+        if count <= 1000 {
+            assert_eq!(answer.text(), "blue", "{status}");
+            continue;
+        }
+        assert_failed(&door, &answer, 502, "backend_flood");
+        wait_until("the end of the connection", DEADLINE, || blue.heard()[0].ended);
+        assert_eq!(blue.heard().len(), 1, "an answer had begun");
+    }
+}
