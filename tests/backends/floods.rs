@@ -248,6 +248,28 @@ fn a_backend_that_confirms_every_piece_of_an_upload_is_left_alone() {
     assert_eq!(blue.look(|all| all.len()), 1);
 }
 
+// h2 by itself remembers 50 streams that it has reset, for a second. What comes late on another one is a fault to it,
+// and a connection that has had a thousand of them in its life was ended, with all that was on it.
+#[test]
+fn a_backend_whose_answers_are_on_their_way_when_clients_leave_is_left_alone() {
+    let Both { door, blue, _other } = before(|_, _| None);
+    let mut held = door.connect();
+    held.send(request("POST", "/held", &[], b"hi"));
+    for round in 1..=16 {
+        let mut clients: Vec<Raw> = (0..90).map(|_| door.connect()).collect();
+        for client in &mut clients {
+            let (_, mut body) = client.send(get("/late")).head();
+            assert_eq!(client.piece(&mut body).unwrap().unwrap(), b"late");
+        }
+        drop(clients);
+        blue.wait("them to have left", |all| all[0].resets == 90 * round || all[0].ended);
+        assert_eq!(door.get("/").status, 200);
+    }
+    assert_eq!(blue.look(|all| (all.len(), all[0].ended)), (1, false));
+    drop(held);
+    door.quiet();
+}
+
 #[test]
 fn many_interim_answers_that_have_an_end_are_passed_over() {
     let Both { door, blue, _other } = before(|stream, count| (count < 30).then(|| interim(stream, "102").repeat(100)));

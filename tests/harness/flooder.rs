@@ -6,12 +6,14 @@
 //! | `/held` | does not answer |
 //! | `/hints` | sends a 103 eight times, answers, and resets the stream behind it |
 //! | `/upload` | answers when all of the body has come |
+//! | `/late` | begins to answer, and when it hears that nobody wants the rest, 128 KiB of it are on their way |
 //! | any other | answers at once |
 //!
 //! Behind each piece of a body it sends a PING, and makes room twice, as the busiest of honest servers do.
 //!
 //! Dropping it is a `kill -9`: connections end, the socket file stays.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -54,6 +56,8 @@ pub(crate) struct Connection {
     flooded: Option<u32>,
     /// Pieces that the other side took.
     pub(crate) taken: usize,
+    /// Streams of `/late` that the other side has reset.
+    pub(crate) resets: usize,
     /// The other side has ended it.
     pub(crate) ended: bool,
 }
@@ -79,6 +83,7 @@ impl Flooder {
                     asked: Vec::new(),
                     flooded: None,
                     taken: 0,
+                    resets: 0,
                     ended: false,
                 };
                 let number = {
@@ -137,7 +142,7 @@ impl Shared {
         socket.read_exact(&mut preface)?;
         // Without a dynamic table every block can be read by itself.
         write(settings(&[(HEADER_TABLE_SIZE, 0)]));
-        let mut upload = 0;
+        let (mut upload, mut late) = (0, BTreeSet::new());
         loop {
             let mut head = [0; 9];
             socket.read_exact(&mut head)?;
@@ -156,6 +161,10 @@ impl Shared {
                     match target.as_str() {
                         "/held" => {}
                         "/upload" => upload = stream,
+                        "/late" => {
+                            late.insert(stream);
+                            write([headers(stream, &[(":status", "200")], 0), data(stream, "late", 0)].concat());
+                        }
                         "/hints" => {
                             let hints = interim(stream, "103").repeat(8);
                             write([hints, answer(stream), reset(stream, code::NO_ERROR)].concat());
@@ -163,6 +172,11 @@ impl Shared {
                         "/flood" => self.look(number, |connection| connection.flooded = Some(stream)),
                         _ => write(answer(stream)),
                     }
+                }
+                // Another one only says that what came late is not wanted either.
+                kind::RESET if late.remove(&u32::from_be_bytes(stream)) => {
+                    write(data(u32::from_be_bytes(stream), [0; 16 * 1024], 0).repeat(8));
+                    self.look(number, |connection| connection.resets += 1);
                 }
                 kind::DATA => {
                     let (stream, room) = (u32::from_be_bytes(stream), u32::from_be_bytes([0, a, b, c]));

@@ -38,6 +38,10 @@ const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS as u32;
 /// An answer's head may be this large, uncompressed.
 const HEAD: u32 = 64 * 1024;
 
+/// Streams that clients have left, of which h2 remembers for a second that more of the answer may be on its way. It has
+/// that for a fault of the backend where it does not remember, and ends a connection after a thousand.
+const LEFT: usize = 1000;
+
 /// What h2 holds per stream of a request's body that the backend does not take.
 const SEND_BUFFER: usize = 64 * 1024;
 
@@ -72,6 +76,7 @@ impl Shared {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(HEAD)
             .max_send_buffer_size(SEND_BUFFER)
+            .max_concurrent_reset_streams(LEFT)
             .enable_push(false)
             // None until the backend's first SETTINGS; that is how their arrival is seen.
             .initial_max_send_streams(0)
