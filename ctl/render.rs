@@ -162,7 +162,8 @@ pub(crate) fn service(name: &ServiceName, service: &ServiceStatus, paint: Paint)
     page
 }
 
-// By hand: two dozen lines for the one table there is, against a crate whose borders and wrapping would be switched off.
+// By hand: two dozen lines for the one table there is, against a crate whose borders and wrapping would be switched
+// off.
 fn table(service: &ServiceStatus, paint: Paint) -> String {
     const HEAD: [&str; 8] = ["COLOR", "ROLE", "READY", "IN FLIGHT", "STREAMS", "FINISHED", "FAILED", "ADDRESS"];
     let rows: Vec<(&Color, &ColorStatus, [String; 8])> = service

@@ -57,8 +57,8 @@ pub struct LimitsStatus {
 }
 
 impl LimitsStatus {
-    /// Whether there is nothing to look at, with so many connections open: nothing was refused lately, and of ten places
-    /// more than one is free.
+    /// Whether there is nothing to look at, with so many connections open: nothing was refused lately, and of ten
+    /// places more than one is free.
     pub fn is_calm(&self, open: u64) -> bool {
         !self.is_near(open) && self.last_minute == Refused::default() && !self.out_of_descriptors
     }

@@ -1,14 +1,15 @@
 //! Who fetches certificates from an authority, and renews them in time? The keeper: one task that asks for one
 //! certificate after the other, and tells the switchboard what came of it.
 //!
-//! `wanted` is what the configuration asks for, `charge` what is known about one host; `order` is one certificate's way,
-//! over `https`; `renewal` says when it is time, by the clock on the wall, which is looked at again and again because it
-//! may be set; `kept` is what is on disk, `fault` what went wrong, and `again` sees to it that there is a keeper.
+//! `wanted` is what the configuration asks for, `charge` what is known about one host; `order` is one certificate's
+//! way, over `https`; `renewal` says when it is time, by the clock on the wall, which is looked at again and again
+//! because it may be set; `kept` is what is on disk, `fault` what went wrong, and `again` sees to it that there is a
+//! keeper.
 //!
-//! A certificate that cannot be renewed stays in use, and is asked for again, more seldom each time, over restarts too, if
-//! the authority was asked at all: what is wrong on our own side somebody may have mended. A reload that somebody asks
-//! for, or that changes what is wanted, tries at once, unless it was the authority that put us off. A try before its time
-//! makes no pause longer.
+//! A certificate that cannot be renewed stays in use, and is asked for again, more seldom each time, over restarts too,
+//! if the authority was asked at all: what is wrong on our own side somebody may have mended. A reload that somebody
+//! asks for, or that changes what is wanted, tries at once, unless it was the authority that put us off. A try before
+//! its time makes no pause longer.
 
 mod again;
 mod charge;

@@ -1,5 +1,5 @@
-//! Where may a crash or a mistake be put? Places that a test can name, to end the process there as `kill -9` would, or a
-//! task as a panic does.
+//! Where may a crash or a mistake be put? Places that a test can name, to end the process there as `kill -9` would, or
+//! a task as a panic does.
 //!
 //! `BGPROXY_FAILPOINT=NAME` works in debug builds only; a release build has none of it.
 

@@ -17,8 +17,8 @@ use crate::clock;
 /// So many colors are asked in one round without a thought.
 const FEW: usize = 256;
 
-/// How many colors are asked in one round at most, where `per_round` come due in one on average: thousands that came due
-/// together, at a start, would keep coming together, and each time the clients' requests would wait behind them.
+/// How many colors are asked in one round at most, where `per_round` come due in one on average: thousands that came
+/// due together, at a start, would keep coming together, and each time the clients' requests would wait behind them.
 fn at_once(per_round: f64) -> usize {
     FEW.max((per_round * 1.25).ceil() as usize)
 }

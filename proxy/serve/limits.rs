@@ -127,8 +127,8 @@ impl Limiter {
         Some(buckets)
     }
 
-    /// Tells operators what was turned away: at once, and then every ten seconds, over all workers, for as long as there
-    /// is something to tell.
+    /// Tells operators what was turned away: at once, and then every ten seconds, over all workers, for as long as
+    /// there is something to tell.
     pub fn tell(&self, turned: Turned, now: Instant) {
         if let Some(Turned { connections, requests, reclaimed, last }) = self.due(turned, now) {
             let last = last.map(tracing::field::display);

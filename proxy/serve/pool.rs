@@ -1,6 +1,7 @@
 //! How does this worker reach a backend? One lane per backend: its idle connections, its claims, its numbers.
 //!
-//! A lane never leaves its worker's thread, and neither do its connections: they are `Rc`s, and cost no lock. Connecting over a unix socket is cheap, so a pool per worker loses nothing.
+//! A lane never leaves its worker's thread, and neither do its connections: they are `Rc`s, and cost no lock.
+//! Connecting over a unix socket is cheap, so a pool per worker loses nothing.
 
 mod http1;
 mod http2;

@@ -71,8 +71,8 @@ fn attack(name: &str, (door, calm): (&Door, &Door), to: SocketAddr, bytes: &[u8]
     assert!(is_soon, "bgctl status under {name} takes too long");
 }
 
-/// Whether the median of twenty answers takes no longer than promised; the same at a calm door, in turns, tells what the
-/// machine has to do with it.
+/// Whether the median of twenty answers takes no longer than promised; the same at a calm door, in turns, tells what
+/// the machine has to do with it.
 fn is_soon(what: &str, promise: Duration, ask: impl Fn() -> Duration, ask_calm: impl Fn() -> Duration) -> bool {
     (0..TRIES).any(|_| {
         let (mut took, mut without): (Vec<_>, Vec<_>) = (0..20).map(|_| (ask(), ask_calm())).unzip();

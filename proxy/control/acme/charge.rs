@@ -68,8 +68,8 @@ impl Charge {
         }
     }
 
-    /// Takes up what failed before the process began; how long until the next try, if anything did. What the authority was
-    /// not asked for is tried at once.
+    /// Takes up what failed before the process began; how long until the next try, if anything did. What the authority
+    /// was not asked for is tried at once.
     pub(super) fn resume(&mut self, setback: Option<Setback>) -> Option<Duration> {
         // Whoever is started again and again does not ask each time.
         self.ask_at = Instant::now() + SETTLED.mul_f64(1.0 + fastrand::f64());
@@ -84,8 +84,8 @@ impl Charge {
         Some(Duration::ZERO)
     }
 
-    /// Somebody asks for it, or wants something else: what failed is tried at once, unless it is this authority that wants
-    /// to be left alone.
+    /// Somebody asks for it, or wants something else: what failed is tried at once, unless it is this authority that
+    /// wants to be left alone.
     pub(super) fn hurry(&mut self, directory: &str) {
         match &self.setback {
             Some(setback) if setback.directory != directory => self.settle(),

@@ -130,8 +130,8 @@ impl Notes {
 }
 
 impl Https {
-    /// A client that trusts the authorities of this file, or those that the system trusts, and takes notes. It blocks on
-    /// the disk.
+    /// A client that trusts the authorities of this file, or those that the system trusts, and takes notes. It blocks
+    /// on the disk.
     ///
     /// # Errors
     /// [`NoTrust`].

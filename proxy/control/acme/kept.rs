@@ -102,7 +102,8 @@ impl Kept {
         self.0.join(format!("{host}.pem"))
     }
 
-    /// Reads a host's certificate. None when there is none; one that is damaged is as good as none, and the log says so.
+    /// Reads a host's certificate. None when there is none; one that is damaged is as good as none, and the log says
+    /// so.
     pub(super) fn certificate(&self, host: &str) -> Option<Fetched> {
         let path = self.path(host);
         let bytes = read(&path)?;

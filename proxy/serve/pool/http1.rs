@@ -1,11 +1,11 @@
 //! How does one request after the other pass over an HTTP/1.1 connection to a backend? In the task of whoever waits for
 //! the answer, and by code of our own.
 //!
-//! hyper's client is made for connections that live in tasks of their own: every request pays for two channels and three
-//! wake-ups between the tasks, which is more than reading the answer costs. Here the connection moves only while
-//! somebody waits: for an answer's head ([`Http1::poll_answer`]) or for a part of its body ([`Http1::poll_frame`]). Only
-//! what is left of a request when its answer comes early has a task of its own: it must pass even while the client takes
-//! nothing of the answer.
+//! hyper's client is made for connections that live in tasks of their own: every request pays for two channels and
+//! three wake-ups between the tasks, which is more than reading the answer costs. Here the connection moves only while
+//! somebody waits: for an answer's head ([`Http1::poll_answer`]) or for a part of its body ([`Http1::poll_frame`]).
+//! Only what is left of a request when its answer comes early has a task of its own: it must pass even while the client
+//! takes nothing of the answer.
 
 mod chunked;
 #[cfg(any(test, fuzzing))]
