@@ -156,7 +156,9 @@ fn filter(log: &Log) -> anyhow::Result<EnvFilter> {
     if bgproxy_conf::check::is_no_level(&level) {
         anyhow::bail!("{what} is no log filter: there is no such level");
     }
-    let filter = match level.to_ascii_lowercase().as_str() {
+    let filter = match level.trim().to_ascii_lowercase().as_str() {
+        // As if nobody had said anything: an empty filter would let nothing pass, not even the loss of data.
+        "" => "info".to_owned(),
         // Of ourselves: the libraries would write a line for each frame that passes.
         finest @ ("debug" | "trace") => format!("info,bgproxy={finest}"),
         _ => level,

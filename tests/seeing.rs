@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::door::{Events, Metrics};
 use crate::harness::raw::request;
-use crate::harness::{DEADLINE, Output, Pair, Raw, need, steady_snapshots, text_of, tools, wait_until};
+use crate::harness::{DEADLINE, Door, Output, Pair, Raw, need, steady_snapshots, text_of, tools, wait_until};
 
 // === metrics ===
 
@@ -297,6 +297,14 @@ fn every_change_leaves_one_line_that_says_who_and_how_it_ended() {
     TIME  INFO audit by="uid 0 (root) pid PID" uid=0 gid=0 path="/v1/services/portal/switch" asked="{\"to\":\"purple\"}" outcome=422
     TIME  INFO audit by="uid 0 (root) pid PID" uid=0 gid=0 path="/v1/services/portal/rollback" asked="{\"expect_generation\":9}" outcome=412
     "#);
+}
+
+#[test]
+fn a_log_level_that_says_nothing_silences_nothing() {
+    for level in ["", " "] {
+        let door = Door::builder().set("log.level", level).start();
+        door.wait_log("the door is open");
+    }
 }
 
 #[test]
