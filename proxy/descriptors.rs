@@ -1,12 +1,14 @@
 //! Whose are the descriptors? Clients and backends may take all but the last ones, which are kept for the control wing:
 //! whoever comes with many connections must not keep the door from being switched.
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bgproxy_conf::Config;
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Connections of those who look at us or tell us what to do, with some room for probes, records and other files.
@@ -18,7 +20,7 @@ const SHARE: u64 = 4;
 /// The first one that is kept.
 static FIRST_KEPT: AtomicI32 = AtomicI32::new(RawFd::MAX);
 
-/// When a connection last found none that is not kept. Locked only then, and when somebody looks.
+/// When a connection last found none. Locked only then, and when somebody looks.
 static RAN_OUT: Mutex<Option<Instant>> = Mutex::new(None);
 
 /// Takes as many descriptors as we may have, and keeps some of them. A client and a backend connection each need one.
@@ -47,11 +49,14 @@ pub fn raise(config: &Config) {
 /// Whether this connection of a client or a backend has a descriptor that is kept for others. The kernel gives the
 /// lowest that is free, so there is none below it.
 pub fn is_kept(connection: &impl AsFd) -> bool {
-    let is_kept = connection.as_fd().as_raw_fd() >= FIRST_KEPT.load(Ordering::Relaxed);
-    if is_kept {
+    connection.as_fd().as_raw_fd() >= FIRST_KEPT.load(Ordering::Relaxed)
+}
+
+/// Takes note when it was for want of a descriptor that a connection of a client or a backend failed.
+pub fn note(error: &io::Error) {
+    if matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE)) {
         *RAN_OUT.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
-    is_kept
 }
 
 /// Whether a connection of a client or a backend found none within this time.

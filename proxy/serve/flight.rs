@@ -179,8 +179,8 @@ impl Flight {
         self.noted.borrow().as_ref()?.request_id.clone()
     }
 
-    /// What kind of text the client would read instead of an answer; told once.
-    pub fn accept(&self) -> Option<HeaderValue> {
+    /// What kind of text the client would read instead of an answer.
+    pub fn take_accept(&self) -> Option<HeaderValue> {
         self.accept.take()
     }
 

@@ -52,7 +52,7 @@ pub async fn forward(worker: &Rc<Worker>, conn: &Rc<Conn>, request: Request<Inco
         Err(failure) => {
             guard.complain(&failure);
             guard.answered(failure.reason);
-            let (accept, request_id) = (guard.accept(), guard.request_id());
+            let (accept, request_id) = (guard.take_accept(), guard.request_id());
             let asked = Asked { accept: accept.as_ref(), request_id: request_id.as_ref() };
             let response = answer::to(failure.reason, &worker.pages(), &asked);
             own(conn, guard, response).await

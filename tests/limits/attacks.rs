@@ -129,13 +129,14 @@ fn bgctl_answers_within_a_tenth_of_a_second_under_a_flood() {
     let (door, _blue) = door(|door| door.set(RATE, 100).set("log.access", "off").set("log.level", "info"));
     let dir = temp_dir();
     let mut wrk = Command::new(need("wrk"));
-    wrk.args(["--threads", "2", "--connections", "1000", "--duration", "60s", &format!("http://{}/", door.addr())]);
+    wrk.args(["--threads", "2", "--connections", "1000", "--duration", "600s", &format!("http://{}/", door.addr())]);
     let mut flood = Process::start("wrk", &mut wrk, &dir.path().join("wrk.log"));
     wait_until("the flood", DEADLINE, || failures(&door, "rate_limited") > 5000.0);
     assert!(door.status().connections >= 1000);
     let calm = Door::builder().start();
     let is_soon =
         is_soon("bgctl status under a flood of 1,000 connections", PROMISE, || status(&door), || status(&calm));
+    assert!(door.status().connections >= 1000, "the flood is over");
     flood.signal(Signal::INT);
     flood.wait_end(DEADLINE);
     tell(format_args!("{} requests refused", failures(&door, "rate_limited")));
@@ -168,6 +169,7 @@ fn who_holds_on_to_requests_and_streams_keeps_nobody_out_with_a_limit_by_address
     let authority = Authority::new();
     let builder = Door::builder().tls(&authority).set("workers", 1).set("limits.connections", 150);
     let builder = builder.set(PER_ADDRESS, 100).set("log.level", "info").set("limits.header_time", "60s");
+    let builder = builder.set("limits.handshake_time", "60s");
     let (door, _blue) = builder.before(|at| Fake::scripted(at, script));
     let websocket = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")];
     let stream = [PREFACE.to_vec(), settings(&[]), headers(1, &fields("POST", "/slow", &[]), 0)].concat();
@@ -191,6 +193,7 @@ fn who_holds_on_to_requests_and_streams_keeps_nobody_out_with_a_limit_by_address
         let what = format!("a client beside a thousand connections that hold on to {kind}");
         let is_soon = is_soon(&what, ANSWERED, || stranger(door.listener(1)), || stranger(calm.addr()));
         assert!(is_soon, "{what} waits too long");
+        assert!(door.status().connections >= 100, "they hold on no more");
         drop(held);
         wait_until("the end of all", DEADLINE, || door.metrics().sum("bgproxy_connections_open", &[]) == 0.0);
     }

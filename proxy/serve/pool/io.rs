@@ -53,6 +53,10 @@ pub enum BackendStream {
 
 /// Connects within this time.
 pub(super) async fn connect(address: &Address, within: Duration) -> io::Result<BackendStream> {
+    open_unkept(address, within).await.inspect_err(descriptors::note)
+}
+
+async fn open_unkept(address: &Address, within: Duration) -> io::Result<BackendStream> {
     let stream = open(address, within).await?;
     let is_kept = match &stream {
         BackendStream::Unix(stream) => descriptors::is_kept(stream),

@@ -41,6 +41,7 @@ pub(super) async fn accept(worker: Rc<Worker>, listener: TcpListener, manner: Rc
             }
             Err(error) if is_client_noise(&error) => tracing::debug!("a client left while connecting: {error}"),
             Err(error) => {
+                descriptors::note(&error);
                 say(&mut exhausted, &error);
                 tokio::time::sleep(PAUSE).await;
             }
@@ -91,8 +92,10 @@ impl Worker {
             *exhausted = false;
             return Ok(stream);
         }
-        say(exhausted, &Errno::MFILE.into());
+        let none = Errno::MFILE.into();
+        say(exhausted, &none);
         while descriptors::is_kept(&stream) && !self.stop.is_cancelled() {
+            descriptors::note(&none);
             let ended = self.ended.notified();
             self.make_room();
             // What has come free may be a backend's, or another worker's.
