@@ -1,4 +1,5 @@
-//! Does who speaks HTTP/2 with us flood us? Each cheap frame that costs us work is paid from a budget. Pure: no I/O.
+//! Does whoever speaks HTTP/2 with us flood us? Each cheap frame that costs us work is paid from a budget. Pure: no
+//! I/O.
 //!
 //! A request is bounded by everything that bounds requests. What is bounded here is what comes beside requests, where a
 //! few bytes make us work. The budgets are far above what any known client or backend ([`backend`]) does, and far below

@@ -10,10 +10,12 @@ use serde_json::json;
 use super::{BLUE, assert_failed, get};
 use crate::harness::door::Builder;
 use crate::harness::fake::ok;
-use crate::harness::flooder::{answer, interim};
+use crate::harness::flooder::{Connection, answer, interim};
 use crate::harness::raw::request;
-use crate::harness::raw_http2::{END_HEADERS, block, data, frame, headers, kind, reset, settings, window_update};
-use crate::harness::{Act, DEADLINE, Door, Fake, Flooder, Raw, pace, wait_until};
+use crate::harness::raw_http2::{
+    END_HEADERS, INITIAL_WINDOW_SIZE, block, data, frame, headers, kind, reset, settings, window_update,
+};
+use crate::harness::{Act, DEADLINE, Door, Fake, Flooder, Raw, RawHttp2, pace, wait_until};
 
 /// What a flood may leave behind of memory, in KiB.
 const MEMORY: u64 = 8 * 1024;
@@ -189,6 +191,27 @@ fn a_head_of_an_answer_without_end_ends_the_connection() {
     });
 }
 
+#[test]
+fn who_was_beside_a_flood_that_the_library_ends_is_asked_for_again() {
+    let Both { door, blue, _other } = before(|stream, count| {
+        Some(match count {
+            0 => frame(kind::HEADERS, 0, stream, block(&[(":status", "200")])),
+            // More than h2 bears, and less than we do.
+            1 => frame(kind::CONTINUATION, 0, stream, block(&[("x", "y")])).repeat(30),
+            _ => {
+                pace(Duration::from_millis(1));
+                frame(kind::PING, 0, 0, [0; 8])
+            }
+        })
+    });
+    let (mut beside, mut flooded) = (door.connect(), door.connect());
+    beside.send(get("/first"));
+    blue.wait("the other request", |all| all.len() == 1 && all[0].asked.len() == 1);
+    flooded.send(request("POST", "/flood", &[], b"hi"));
+    assert_eq!((beside.response().text().as_str(), flooded.response().status), ("blue\n", 502));
+    assert!(door.log().contains(H2), "{}", door.log());
+}
+
 // === who hears of it ===
 
 #[test]
@@ -239,8 +262,8 @@ fn a_backend_that_hints_before_each_answer_and_resets_behind_it_is_left_alone() 
 fn a_backend_that_confirms_every_piece_of_an_upload_is_left_alone() {
     let Both { door, blue, _other } = before(|_, _| None);
     let mut client = door.connect();
-    // 20,000 pieces, each with a PING behind it; 10,000 PINGs would be a flood.
-    client.send(request("POST", "/upload", &[("Transfer-Encoding", "chunked")], &b"1\r\nx\r\n".repeat(20_000)));
+    // 100,000 pieces, each with a PING behind it; 10,000 at once are a flood, and 5,000 a second.
+    client.send(request("POST", "/upload", &[("Transfer-Encoding", "chunked")], &b"1\r\nx\r\n".repeat(100_000)));
     client.send("0\r\n\r\n");
     assert_eq!(client.response().text(), "blue\n");
     drop(client);
@@ -267,6 +290,52 @@ fn a_backend_whose_answers_are_on_their_way_when_clients_leave_is_left_alone() {
     }
     assert_eq!(blue.look(|all| (all.len(), all[0].ended)), (1, false));
     drop(held);
+    door.quiet();
+}
+
+// h2 counts small pieces on streams that were left for the whole life of a connection.
+#[test]
+fn a_connection_that_small_pieces_have_worn_out_is_replaced_and_nobody_hurt() {
+    let Both { door, blue, _other } = before(|_, _| None);
+    let mut held = door.connect();
+    held.send(request("POST", "/held", &[], b"hi"));
+    blue.wait("it", |all| all.len() == 1 && all[0].asked.len() == 1);
+    // Each round costs the connection 90 * 500 * 240 bytes of 128 MiB; after half of that it is worn out.
+    for _ in 0..9 {
+        let mut clients: Vec<Raw> = (0..90).map(|_| door.connect()).collect();
+        for client in &mut clients {
+            let (_, mut body) = client.send(get("/late-messages")).head();
+            assert_eq!(client.piece(&mut body).unwrap().unwrap(), b"late");
+        }
+        let left = |all: &[Connection]| all.iter().map(|connection| connection.resets).sum::<usize>();
+        let before = blue.look(left);
+        drop(clients);
+        blue.wait("them to have left", |all| left(all) == before + 90);
+        assert_eq!(door.get("/").status, 200);
+    }
+    assert_eq!(blue.look(|all| (all.len(), all[0].ended)), (2, false), "the held one goes on, on the first");
+    drop(held);
+    assert_eq!(door.quiet().sum("bgproxy_request_failures_total", &[("reason", "backend_flood")]), 0.0);
+}
+
+#[test]
+fn clients_that_take_nothing_of_many_small_messages_cost_the_others_nothing() {
+    let Both { door, blue, _other } = before(|_, _| None);
+    let mut held = door.connect();
+    held.send(request("POST", "/upload", &[("Transfer-Encoding", "chunked")], b"2\r\nhi\r\n"));
+    let before = door.resident();
+    let mut client = RawHttp2::with(door.addr(), &[(INITIAL_WINDOW_SIZE, 0)]);
+    let stalled: Vec<u32> = (0..90).map(|_| client.ask("/messages")).collect();
+    client.wait("their heads", |client| stalled.iter().all(|stream| client.so_far(*stream).status == 200));
+    // Behind all that is on its way.
+    assert_eq!(door.get("/").status, 200);
+    let each = door.resident().saturating_sub(before) / 90;
+    // A message of 45 bytes costs some 300; there are no more of them than the window lets through.
+    assert!(each < 2048, "{each} KiB for each");
+    held.send("0\r\n\r\n");
+    assert_eq!(held.response().text(), "blue\n");
+    assert_eq!(blue.look(|all| (all.len(), all[0].ended)), (1, false));
+    drop((client, held));
     door.quiet();
 }
 

@@ -6,14 +6,17 @@
 //! | `/held` | does not answer |
 //! | `/hints` | sends a 103 eight times, answers, and resets the stream behind it |
 //! | `/upload` | answers when all of the body has come |
+//! | `/first` | does not answer on its first connection, and on others at once |
+//! | `/messages` | answers with messages of 45 bytes, as many as may be on their way, and no end |
 //! | `/late` | begins to answer, and when it hears that nobody wants the rest, 128 KiB of it are on their way |
+//! | `/late-messages` | the same with 500 messages of 16 bytes |
 //! | any other | answers at once |
 //!
 //! Behind each piece of a body it sends a PING, and makes room twice, as the busiest of honest servers do.
 //!
 //! Dropping it is a `kill -9`: connections end, the socket file stays.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -32,6 +35,10 @@ use super::{DEADLINE, must, wait_for};
 
 /// What comes next on the flooded stream, and how many there were before; none is the end.
 type Piece = dyn Fn(u32, usize) -> Option<Vec<u8>> + Send + Sync;
+
+/// How long the messages are of `/messages`, and how many bytes of them may be on their way.
+const MESSAGE: usize = 45;
+const WINDOW: usize = 256 * 1024;
 
 /// A flooding backend.
 pub(crate) struct Flooder {
@@ -56,7 +63,7 @@ pub(crate) struct Connection {
     flooded: Option<u32>,
     /// Pieces that the other side took.
     pub(crate) taken: usize,
-    /// Streams of `/late` that the other side has reset.
+    /// Streams of `/late` and its like that the other side has reset.
     pub(crate) resets: usize,
     /// The other side has ended it.
     pub(crate) ended: bool,
@@ -142,7 +149,7 @@ impl Shared {
         socket.read_exact(&mut preface)?;
         // Without a dynamic table every block can be read by itself.
         write(settings(&[(HEADER_TABLE_SIZE, 0)]));
-        let (mut upload, mut late) = (0, BTreeSet::new());
+        let (mut upload, mut late) = (0, BTreeMap::new());
         loop {
             let mut head = [0; 9];
             socket.read_exact(&mut head)?;
@@ -160,9 +167,15 @@ impl Shared {
                     self.look(number, |connection| connection.asked.push(format!("{} {target}", of(":method"))));
                     match target.as_str() {
                         "/held" => {}
+                        "/first" if number == 0 => {}
+                        "/messages" => {
+                            let messages = data(stream, [b'm'; MESSAGE], 0).repeat(WINDOW / MESSAGE);
+                            write([headers(stream, &[(":status", "200")], 0), messages].concat());
+                        }
                         "/upload" => upload = stream,
-                        "/late" => {
-                            late.insert(stream);
+                        "/late" | "/late-messages" => {
+                            let pieces: (usize, usize) = if target == "/late" { (8, 16 * 1024) } else { (500, 16) };
+                            late.insert(stream, pieces);
                             write([headers(stream, &[(":status", "200")], 0), data(stream, "late", 0)].concat());
                         }
                         "/hints" => {
@@ -174,8 +187,10 @@ impl Shared {
                     }
                 }
                 // Another one only says that what came late is not wanted either.
-                kind::RESET if late.remove(&u32::from_be_bytes(stream)) => {
-                    write(data(u32::from_be_bytes(stream), [0; 16 * 1024], 0).repeat(8));
+                kind::RESET if late.contains_key(&u32::from_be_bytes(stream)) => {
+                    let stream = u32::from_be_bytes(stream);
+                    let (number_of, length) = late.remove(&stream).expect("it is there");
+                    write(data(stream, vec![0; length], 0).repeat(number_of));
                     self.look(number, |connection| connection.resets += 1);
                 }
                 kind::DATA => {

@@ -3,11 +3,12 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::harness::fake::ok;
 use crate::harness::raw_http2::{
     ACK, AGAIN, END_HEADERS, END_STREAM, block, code, data, fields, frame, headers, kind, remembered, reset, settings,
     window_update,
 };
-use crate::harness::{DEADLINE, Door, Fake, RawHttp2, wait_until};
+use crate::harness::{Act, DEADLINE, Door, Fake, RawHttp2, wait_until};
 
 use super::{one_worker, site, turned_away};
 
@@ -116,6 +117,26 @@ fn a_client_that_cancels_half_of_what_it_asks_is_not_hurt() {
     drop(client);
     let wanted = blue.requests().iter().filter(|request| request.target() == "/wanted").count();
     assert_eq!(wanted, 800);
+    door.quiet();
+}
+
+// h2 by itself would bear 2,000 of these before anybody takes them.
+#[test]
+fn a_client_whose_small_messages_wait_for_the_backend_is_not_hurt() {
+    let script = |_| vec![Act::AwaitGo, Act::ReadRequest, Act::Say(ok("all of it"))];
+    let (door, blue) = one_worker().before(|at| Fake::scripted(at, script));
+    let mut client = RawHttp2::connect(door.addr());
+    client.ping();
+    let upload = client.begin(&fields("POST", "/upload", &[]), 0);
+    for _ in 0..16_000 {
+        client.send(data(upload, [b'm'; 16], 0));
+    }
+    client.ping();
+    assert_eq!(client.goaway, None);
+    blue.go();
+    client.send(data(upload, "", END_STREAM));
+    assert_eq!(client.answer(upload).text(), "all of it");
+    drop(client);
     door.quiet();
 }
 

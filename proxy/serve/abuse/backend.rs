@@ -4,8 +4,10 @@
 use super::super::frames::{Frame, Kind};
 use super::{Beside, Budget, Flood, Price, Prices, flood};
 
-/// Interim answers (1xx) before one answer over HTTP/1.1: a 102 each second lasts for a quarter of an hour.
-pub const INTERIMS: u32 = 1000;
+/// Interim answers (1xx) that may come before one answer over HTTP/1.1, at once and per second.
+pub const INTERIMS: u64 = 1000;
+/// See [`INTERIMS`].
+pub const INTERIMS_PER_SECOND: u64 = 100;
 
 const PRICES: Prices = Prices {
     // Each server sends one.
@@ -20,9 +22,10 @@ const PRICES: Prices = Prices {
 };
 
 // grpc-go sends a PING behind DATA, one per round trip, and a round trip may be 50 us. A naive server makes room on the
-// stream and on the connection for each piece that it reads of it.
+// stream and on the connection for each piece that it reads of it, however small its reads are.
 const PINGS_PER_DATA: u64 = 1;
 const WINDOW_UPDATES_PER_DATA: u64 = 8;
+const BYTES_PER_WINDOW_UPDATE: u64 = 128;
 
 // An answer has a head, perhaps trailers, and before it a 100 and some 103. A request pays for all of them, once the
 // next one begins; so those of as many requests as a connection has at once may be owed, twice over.
@@ -33,12 +36,18 @@ const HEADS_PER_REQUEST: u64 = 16;
 const RESETS: Price = Price::new(1000, 10_000);
 const RESETS_PER_REQUEST: u64 = 2;
 
+// We reset a stream that its client has left, and again for what still comes when that is forgotten: most often an
+// answer that was given up long ago.
+const REFUSALS: Price = Price::new(1000, 10_000);
+const REFUSALS_PER_REQUEST: u64 = 16;
+
 /// What one backend has done so far, on one connection.
 #[derive(Debug, Default)]
 pub struct BackendAbuse {
     beside: Beside,
     heads: Budget,
     resets: Budget,
+    refusals: Budget,
 }
 
 impl BackendAbuse {
@@ -46,12 +55,19 @@ impl BackendAbuse {
     pub fn asked(&mut self) {
         self.heads.earn(HEADS_PER_REQUEST * HEADS.each);
         self.resets.earn(RESETS_PER_REQUEST * RESETS.each);
+        self.refusals.earn(REFUSALS_PER_REQUEST * REFUSALS.each);
     }
 
-    /// DATA was sent, which it may want to confirm.
-    pub fn sent(&mut self) {
+    /// So many bytes of DATA were sent, which it may want to confirm.
+    pub fn sent(&mut self, length: u32) {
+        let window_updates = WINDOW_UPDATES_PER_DATA + u64::from(length) / BYTES_PER_WINDOW_UPDATE;
         self.beside.pings.earn(PINGS_PER_DATA * PRICES.pings.each);
-        self.beside.window_updates.earn(WINDOW_UPDATES_PER_DATA * PRICES.window_updates.each);
+        self.beside.window_updates.earn(window_updates * PRICES.window_updates.each);
+    }
+
+    /// A stream was reset by us, at `now` in milliseconds.
+    pub fn refused(&mut self, now: u64) -> Option<Flood> {
+        flood(self.refusals.spend(REFUSALS.each, REFUSALS.depth, now.saturating_mul(1000)), Flood::RefusedStreams)
     }
 
     /// Takes note of a frame that came from the backend, at `now` in milliseconds.
@@ -126,12 +142,26 @@ mod tests {
     fn confirmations_of_what_was_sent_are_no_flood() {
         let mut abuse = BackendAbuse::default();
         for _ in 0..1_000_000 {
-            abuse.sent();
+            abuse.sent(16 * 1024);
             assert_eq!(abuse.note(begins(Kind::Ping, 0, 8), 0), None);
-            for _ in 0..WINDOW_UPDATES_PER_DATA {
+            for _ in 0..WINDOW_UPDATES_PER_DATA + 16 * 1024 / BYTES_PER_WINDOW_UPDATE {
                 assert_eq!(abuse.note(begins(Kind::WindowUpdate, 0, 4), 0), None);
             }
         }
+    }
+
+    #[test]
+    fn streams_that_clients_leave_are_no_flood_of_the_backends() {
+        let mut abuse = BackendAbuse::default();
+        for _ in 0..100_000 {
+            abuse.asked();
+            for _ in 0..REFUSALS_PER_REQUEST {
+                assert_eq!(abuse.refused(0), None);
+            }
+        }
+        abuse.asked();
+        let refused = (0..1_000_000).take_while(|_| abuse.refused(0).is_none()).count();
+        assert_eq!((refused, abuse.refused(0)), (1000, Some(Flood::RefusedStreams)));
     }
 
     #[test]
@@ -139,7 +169,7 @@ mod tests {
         let mut abuse = BackendAbuse::default();
         for _ in 0..1_000_000 {
             abuse.asked();
-            abuse.sent();
+            abuse.sent(1);
         }
         for (frame, count) in [(begins(Kind::Headers, 0x4, 8), 4000), (begins(Kind::Ping, 0, 8), 10_000)] {
             let taken = (0..1_000_000).take_while(|_| abuse.note(frame, 0).is_none()).count();

@@ -38,6 +38,9 @@ const STREAMS: u32 = 128;
 /// that nobody takes must not keep the others waiting.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const WINDOW: u32 = 1024 * 1024;
+/// What h2 spares for small pieces of uploads that nobody has taken yet, in bytes of memory beside theirs: one upload
+/// in messages of 16 bytes may wait for its backend.
+const SPARE: usize = 4 * 1024 * 1024;
 /// Bytes of one answer that may wait for the client's window.
 const SEND_BUFFER: usize = 64 * 1024;
 
@@ -100,6 +103,7 @@ async fn exchange(worker: &Rc<Worker>, conn: &Rc<Conn>, book: &Book, io: Io) -> 
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
+        .data_frame_budget(SPARE)
         .max_header_list_size(header_size)
         // A line that stood still brings requests and their cancellations at once; `Abuse` tells that from a flood.
         .max_pending_accept_reset_streams(STREAMS as usize)

@@ -20,6 +20,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, StatusCode, Version, response};
@@ -27,7 +28,7 @@ use hyper::body::{Frame, SizeHint};
 use tokio::sync::oneshot;
 use tokio_util::io::poll_read_buf;
 
-use super::super::abuse::backend::INTERIMS;
+use super::super::abuse::backend::{INTERIMS, INTERIMS_PER_SECOND};
 use super::super::body::Upload;
 use super::super::error::{Failure, Reason};
 use super::io::{BackendIo, BackendStream};
@@ -63,8 +64,9 @@ pub(super) struct Http1 {
     parsed: usize,
     /// What is read at once.
     read: usize,
-    /// How many 1xx have come before the current answer.
+    /// How many 1xx have come before the current answer, and when the first did.
     interims: u32,
+    waits_since: Option<Instant>,
     body: Body,
     purpose: Purpose,
     /// Whether another request may follow.
@@ -114,6 +116,7 @@ impl Http1 {
             parsed: 0,
             read: READ,
             interims: 0,
+            waits_since: None,
             body: Body::Ended,
             purpose,
             keeps: true,
@@ -136,7 +139,7 @@ impl Http1 {
     pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<response::Parts, Lost>> {
         let Answer { head, framing, keeps } = ready!(self.poll_head(cx)).map_err(|broken| self.lost(broken))?;
         self.keeps &= keeps && self.purpose == Purpose::Exchange;
-        self.interims = 0;
+        (self.interims, self.waits_since) = (0, None);
         // No 100 may come behind an answer.
         self.gate = None;
         self.body = match framing {
@@ -162,7 +165,8 @@ impl Http1 {
                     return Poll::Ready(Ok(answer));
                 }
                 self.interims += 1;
-                if self.interims > INTERIMS {
+                let seconds = self.waits_since.get_or_insert_with(Instant::now).elapsed().as_secs();
+                if u64::from(self.interims) > INTERIMS + INTERIMS_PER_SECOND * seconds {
                     return Poll::Ready(Err(Broken::Flood));
                 }
                 if status == StatusCode::CONTINUE

@@ -1,7 +1,8 @@
 //! How do requests share an HTTP/2 connection to a backend? One stream each, with windows of their own, so that none
-//! waits for another's client. A guard ends a connection that the backend floods.
+//! waits for another's client. A watch ends a connection that the backend floods.
 
 mod io;
+mod wear;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -9,13 +10,14 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 use http::{Method, Request, StatusCode, request, response};
 use hyper::body::{Body as _, Frame, SizeHint};
 
-use self::io::{Guard, Guarded};
+use self::io::{Watch, Watched};
 use super::super::body::Upload;
 use super::super::error::{Failure, Reason};
 use super::super::headers;
@@ -38,9 +40,9 @@ const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS as u32;
 /// An answer's head may be this large, uncompressed.
 const HEAD: u32 = 64 * 1024;
 
-/// Streams that clients have left, of which h2 remembers for a second that more of the answer may be on its way. It has
-/// that for a fault of the backend where it does not remember, and ends a connection after a thousand.
-const LEFT: usize = 1000;
+/// For so long h2 remembers that a stream was left and more of its answer may be on its way. What comes for one that it
+/// has forgotten is reset anew.
+const REMEMBERED: Duration = Duration::from_secs(5);
 
 /// What h2 holds per stream of a request's body that the backend does not take.
 const SEND_BUFFER: usize = 64 * 1024;
@@ -53,7 +55,7 @@ pub(super) struct Shared {
     /// When its last exchange was complete, in the worker's milliseconds.
     rested: Cell<u64>,
     wire: Rc<Wire>,
-    guard: Rc<Guard>,
+    watch: Rc<Watch>,
     birth: Birth,
     _task: Task,
 }
@@ -70,21 +72,25 @@ impl Shared {
         flooded: impl FnOnce(&Failure) + 'static,
     ) -> Result<Shared, Failure> {
         let wire = io.wire.clone();
-        let guard = Rc::new(Guard::new());
+        let watch = Rc::new(Watch::new());
         let handshake = Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(HEAD)
             .max_send_buffer_size(SEND_BUFFER)
-            .max_concurrent_reset_streams(LEFT)
+            .max_concurrent_reset_streams(wear::LEFT)
+            .reset_stream_duration(REMEMBERED)
+            // Over its whole life; the watch has a budget for them that time fills.
+            .max_local_error_reset_streams(None)
+            .data_frame_budget(wear::SPARE)
             .enable_push(false)
             // None until the backend's first SETTINGS; that is how their arrival is seen.
             .initial_max_send_streams(0)
-            .handshake(Guarded::new(io, &guard))
+            .handshake(Watched::new(io, &watch))
             .await;
-        let failure = |error| failure(&guard, &wire, error);
+        let failure = |error| failure(&watch, &wire, error);
         let (sender, mut connection) = handshake.map_err(failure)?;
-        poll_fn(|cx| match guard.lets(|| Pin::new(&mut connection).poll(cx)) {
+        poll_fn(|cx| match watch.lets(|| Pin::new(&mut connection).poll(cx)) {
             Poll::Ready(Ok(())) => Poll::Ready(Err(Reason::BackendClosed.into())),
             Poll::Ready(Err(error)) => Poll::Ready(Err(failure(error))),
             Poll::Pending if connection.max_concurrent_send_streams() > 0 => Poll::Ready(Ok(())),
@@ -93,10 +99,10 @@ impl Shared {
         .await?;
         // Its end is seen by its streams, and by whoever wants to open another.
         let task = Task::spawn({
-            let (guard, wire) = (guard.clone(), wire.clone());
+            let (watch, wire) = (watch.clone(), wire.clone());
             async move {
-                let ended = poll_fn(|cx| guard.lets(|| Pin::new(&mut connection).poll(cx))).await;
-                if let Some(failure) = ended.err().map(|error| self::failure(&guard, &wire, error))
+                let ended = poll_fn(|cx| watch.lets(|| Pin::new(&mut connection).poll(cx))).await;
+                if let Some(failure) = ended.err().map(|error| self::failure(&watch, &wire, error))
                     && failure.reason == Reason::BackendFlood
                 {
                     flooded(&failure);
@@ -108,16 +114,19 @@ impl Shared {
             streams: Cell::new(0),
             rested: Cell::new(0),
             wire,
-            guard,
+            watch,
             birth,
             _task: task,
         })
     }
 
-    /// Whether it may carry new streams: it is open, the backend has not sent GOAWAY, nobody retired it.
+    /// Whether it may carry new streams: it is open, the backend has not sent GOAWAY, nobody retired it, and it is not
+    /// worn out.
     pub(super) fn is_usable(&self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        !self.birth.is_past() && !matches!(self.sender.borrow_mut().poll_ready(&mut cx), Poll::Ready(Err(_)))
+        !self.birth.is_past()
+            && !self.watch.is_worn_out()
+            && !matches!(self.sender.borrow_mut().poll_ready(&mut cx), Poll::Ready(Err(_)))
     }
 
     /// Whether one more stream fits.
@@ -234,8 +243,8 @@ impl Http2 {
     /// [`Reason::BackendTruncated`]: it breaks off. [`Reason::BackendFlood`]: the connection had to be ended.
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         let State::Answered { body, .. } = &mut self.state else { return Poll::Ready(None) };
-        let Shared { guard, wire, .. } = &*self.seat.0;
-        let broken = |error: h2::Error| match failure(guard, wire, error) {
+        let Shared { watch, wire, .. } = &*self.seat.0;
+        let broken = |error: h2::Error| match failure(watch, wire, error) {
             flooded if flooded.reason == Reason::BackendFlood => flooded,
             other => Failure { reason: Reason::BackendTruncated, ..other },
         };
@@ -274,7 +283,7 @@ async fn try_exchange(shared: &Shared, mut head: request::Parts, mut body: Uploa
     let whole = body.is_end_stream();
     // A sender of its own: two requests through one would wait for each other.
     let mut sender = shared.sender.borrow().clone();
-    shared.guard.asked();
+    shared.watch.asked();
     let (mut answer, stream) = sender.send_request(Request::from_parts(head, ()), whole).map_err(lost)?;
     if !whole {
         let mut rest = Pump::new(body, stream);
@@ -332,18 +341,18 @@ fn lost(shared: &Shared, error: h2::Error, before: u64) -> Lost {
     Lost {
         // What others wrote in the meantime counts too: nothing is nothing of ours as well.
         written: if left_alone { 0 } else { shared.wire.written.get() - before },
-        // An answer came, but none that can be read.
-        read: u64::from(error.is_library()),
+        // An answer came, but none that can be read. Where the whole connection is ended, it was another's.
+        read: u64::from(error.is_library() && error.is_reset()),
         // What the backend left unread may have been somebody else's.
         reset: false,
-        failure: failure(&shared.guard, &shared.wire, error),
+        failure: failure(&shared.watch, &shared.wire, error),
         request: None,
     }
 }
 
 /// Why there is no answer, or no connection.
-fn failure(guard: &Guard, wire: &Wire, error: h2::Error) -> Failure {
-    match guard.failure() {
+fn failure(watch: &Watch, wire: &Wire, error: h2::Error) -> Failure {
+    match watch.failure() {
         Some(flooded) if error.is_io() => flooded,
         _ => Failure::exchange_http2(error, wire.reset.get()),
     }

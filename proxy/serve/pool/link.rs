@@ -107,7 +107,7 @@ impl Link {
     /// The next frame of the answer's body.
     ///
     /// # Errors
-    /// [`Reason::BackendTruncated`].
+    /// [`Reason::BackendTruncated`], or [`Reason::BackendFlood`].
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         match &mut self.protocol {
             Protocol::Http1(connection) => connection.poll_frame(cx),

@@ -1,5 +1,5 @@
-//! What passes on a backend's HTTP/2 connection? Every frame is shown to a guard, before h2 sees it: past the guard's
-//! patience h2 reads nothing more, however much has come.
+//! What passes on a backend's HTTP/2 connection? Every frame is watched, before h2 sees it: of one that floods
+//! h2 reads nothing more, however much has come.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -15,26 +15,34 @@ use super::super::super::abuse::backend::BackendAbuse;
 use super::super::super::error::{Failure, Reason};
 use super::super::super::frames::{Frame, Frames, Kind};
 use super::super::io::BackendIo;
+use super::wear::Wear;
 
 /// Frames that are read before others have their turn, and how many of them a head counts for: its reader has to come
 /// and take it, and it may unpack to 64 KiB.
 const TURN: usize = 500;
 const HEAD: usize = 10;
 
-/// Whether a backend floods its connection.
+/// Whether a backend floods its connection, and how worn that is.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub(super) struct Watch {
     began: Instant,
     abuse: RefCell<BackendAbuse>,
     flood: Cell<Option<Flood>>,
+    wear: RefCell<Wear>,
     /// What is left of the connection's turn.
     left: Cell<usize>,
 }
 
-impl Guard {
+impl Watch {
     /// At the beginning of a connection.
-    pub(super) fn new() -> Guard {
-        Guard { began: Instant::now(), abuse: RefCell::default(), flood: Cell::default(), left: Cell::new(TURN) }
+    pub(super) fn new() -> Watch {
+        Watch {
+            began: Instant::now(),
+            abuse: RefCell::default(),
+            flood: Cell::default(),
+            wear: RefCell::default(),
+            left: Cell::new(TURN),
+        }
     }
 
     /// Lets the connection have its turn.
@@ -53,9 +61,24 @@ impl Guard {
         self.flood.get().map(|flood| Failure { reason: Reason::BackendFlood, source: Some(flood.into()) })
     }
 
+    /// Whether no more requests shall begin on it.
+    pub(super) fn is_worn_out(&self) -> bool {
+        self.wear.borrow().is_out()
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     fn went(&self, frame: Frame) {
-        if matches!(frame, Frame::Begins { kind: Kind::Data, .. }) {
-            self.abuse.borrow_mut().sent();
+        match frame {
+            Frame::Begins { kind: Kind::Data, length, .. } => self.abuse.borrow_mut().sent(length),
+            Frame::Begins { kind: Kind::Reset, stream, .. } => {
+                self.wear.borrow_mut().leaves(stream);
+                let flood = self.abuse.borrow_mut().refused(self.now());
+                self.flood.set(self.flood.get().or(flood));
+            }
+            _ => {}
         }
     }
 
@@ -64,47 +87,47 @@ impl Guard {
             let weight = if kind == Kind::Headers { HEAD } else { 1 };
             self.left.set(self.left.get().saturating_sub(weight));
         }
-        if let Some(flood) = self.abuse.borrow_mut().note(frame, now) {
-            self.flood.set(Some(flood));
-        }
+        self.wear.borrow_mut().came(frame);
+        let flood = self.abuse.borrow_mut().note(frame, now);
+        self.flood.set(self.flood.get().or(flood));
     }
 }
 
-/// A backend's socket that shows what passes to the guard.
+/// A backend's socket that shows what passes.
 #[derive(Debug)]
-pub(super) struct Guarded {
+pub(super) struct Watched {
     io: BackendIo,
     read: Frames,
     written: Frames,
-    guard: Rc<Guard>,
+    watch: Rc<Watch>,
 }
 
-impl Guarded {
+impl Watched {
     /// At the beginning of a connection.
-    pub(super) fn new(io: BackendIo, guard: &Rc<Guard>) -> Guarded {
-        Guarded { io, read: Frames::new(false), written: Frames::new(true), guard: guard.clone() }
+    pub(super) fn new(io: BackendIo, watch: &Rc<Watch>) -> Watched {
+        Watched { io, read: Frames::new(false), written: Frames::new(true), watch: watch.clone() }
     }
 }
 
-impl AsyncRead for Guarded {
+impl AsyncRead for Watched {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Guarded { io, read, guard, .. } = self.get_mut();
-        if guard.left.get() == 0 {
+        let Watched { io, read, watch, .. } = self.get_mut();
+        if watch.left.get() == 0 {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         let before = buf.filled().len();
         ready!(Pin::new(io).poll_read(cx, buf))?;
-        let now = u64::try_from(guard.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        read.feed(&buf.filled()[before..], |frame| guard.came(frame, now));
-        match guard.flood.get() {
+        let now = watch.now();
+        read.feed(&buf.filled()[before..], |frame| watch.came(frame, now));
+        match watch.flood.get() {
             Some(flood) => Poll::Ready(Err(io::Error::other(flood))),
             None => Poll::Ready(Ok(())),
         }
     }
 }
 
-impl AsyncWrite for Guarded {
+impl AsyncWrite for Watched {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[io::IoSlice::new(buf)])
     }
@@ -114,12 +137,12 @@ impl AsyncWrite for Guarded {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let Guarded { io, written, guard, .. } = self.get_mut();
+        let Watched { io, written, watch, .. } = self.get_mut();
         let bytes = ready!(Pin::new(io).poll_write_vectored(cx, bufs))?;
         let mut rest = bytes;
         for buf in bufs {
             let (piece, _) = buf.split_at(rest.min(buf.len()));
-            written.feed(piece, |frame| guard.went(frame));
+            written.feed(piece, |frame| watch.went(frame));
             rest -= piece.len();
         }
         Poll::Ready(Ok(bytes))
