@@ -300,6 +300,14 @@ fn every_change_leaves_one_line_that_says_who_and_how_it_ended() {
 }
 
 #[test]
+fn a_reload_that_changes_nothing_leaves_a_line_that_says_so() {
+    let door = Door::builder().start();
+    door.write_config("nonsense");
+    assert_eq!(door.bgctl(&["reload"]).code, Some(1));
+    wait_until("the line", DEADLINE, || door.log().contains("path=\"/v1/reload\" asked=\"{}\" outcome=\"failed\""));
+}
+
+#[test]
 fn a_log_level_that_says_nothing_silences_nothing() {
     for level in ["", " "] {
         let door = Door::builder().set("log.level", level).start();

@@ -114,7 +114,8 @@ async fn authorize(
     if !mutates && caller.may(wants, &api.control.load()) {
         return next.run(request).await;
     }
-    let mut audit = Audit { path: request.uri().path().to_owned(), caller, asked: String::new(), outcome: None };
+    let path = request.uri().path().to_owned();
+    let mut audit = Audit { path, caller, asked: String::new(), outcome: None, failed: false };
     if !audit.caller.may(wants, &api.control.load()) {
         audit.outcome = Some(StatusCode::FORBIDDEN);
         let key = if mutates { "operators" } else { "viewers" };
@@ -134,8 +135,13 @@ async fn authorize(
     audit.asked = String::from_utf8_lossy(&body).chars().take(ASKED).collect();
     let response = next.run(Request::from_parts(head, body.into())).await;
     audit.outcome = Some(response.status());
+    audit.failed = response.extensions().get::<Failed>().is_some();
     response
 }
+
+/// Marks an answer that says that what was asked for was tried and did not go well, as a reload's does.
+#[derive(Debug, Clone)]
+struct Failed;
 
 /// One line for each mutation, and for each look that was refused, whatever came of it. Written when dropped: a
 /// caller who hangs up drops the handler, but what he asked for may be carried out all the same.
@@ -144,15 +150,19 @@ struct Audit {
     path: String,
     asked: String,
     outcome: Option<StatusCode>,
+    failed: bool,
 }
 
 impl Drop for Audit {
     fn drop(&mut self) {
-        let Audit { caller, path, asked, outcome } = self;
+        let Audit { caller, path, asked, outcome, failed } = self;
         let (by, uid, gid) = (caller.to_string(), caller.uid, caller.gid);
         match outcome.map(|status| status.as_u16()) {
             Some(outcome @ 403) => {
                 tracing::warn!(target: "bgproxy::audit", by, uid, gid, path, outcome, "audit");
+            }
+            Some(_) if *failed => {
+                tracing::info!(target: "bgproxy::audit", by, uid, gid, path, asked, outcome = "failed", "audit");
             }
             Some(outcome) => tracing::info!(target: "bgproxy::audit", by, uid, gid, path, asked, outcome, "audit"),
             None => {
@@ -364,7 +374,13 @@ async fn close_streams(
 }
 
 async fn reload(State(api): State<Api>) -> Result<Response, Fault> {
-    Ok(Json(api.desk.ask(Ask::Reload).await?).into_response())
+    let reload = api.desk.ask(Ask::Reload).await?;
+    let ok = reload.ok;
+    let mut response = Json(reload).into_response();
+    if !ok {
+        response.extensions_mut().insert(Failed);
+    }
+    Ok(response)
 }
 
 // --- what goes wrong

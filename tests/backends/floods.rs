@@ -15,7 +15,7 @@ use crate::harness::raw::request;
 use crate::harness::raw_http2::{
     END_HEADERS, INITIAL_WINDOW_SIZE, block, data, frame, headers, kind, reset, settings, window_update,
 };
-use crate::harness::{Act, DEADLINE, Door, Fake, Flooder, Raw, RawHttp2, pace, wait_until};
+use crate::harness::{Act, DEADLINE, Door, Fake, Flooder, Raw, RawHttp2, pace, tell, wait_until};
 
 /// What a flood may leave behind of memory, in KiB.
 const MEMORY: u64 = 8 * 1024;
@@ -65,6 +65,7 @@ fn flood(whys: &[&str], piece: impl Fn(u32, usize) -> Vec<u8> + Send + Sync + 's
     held.send(request("POST", "/held", &[], b"hi"));
     blue.wait("the other request", |all| all[0].asked.len() == 2);
     let flooding = AtomicBool::new(true);
+    let asked = Instant::now();
     let (answers, longest) = std::thread::scope(|scope| {
         let other = scope.spawn(|| serve_others(&door, &flooding));
         let ends = Ends(&flooding);
@@ -72,6 +73,7 @@ fn flood(whys: &[&str], piece: impl Fn(u32, usize) -> Vec<u8> + Send + Sync + 's
         drop(ends);
         (answers, other.join().expect("another client"))
     });
+    let took = asked.elapsed();
     for answer in &answers {
         assert!(answer.status == 502 && answer.text().contains("(backend_flood)"), "{}", answer.text());
     }
@@ -88,6 +90,7 @@ fn flood(whys: &[&str], piece: impl Fn(u32, usize) -> Vec<u8> + Send + Sync + 's
     let told = log.lines().find(|line| line.contains("reason=\"backend_flood\"")).unwrap_or_else(|| panic!("{log}"));
     assert!(whys.iter().any(|why| told.contains(why)), "{told}");
     let grown = door.resident().saturating_sub(before);
+    tell(format_args!("{}: ended after {took:?}, {grown} KiB more, others served within {longest:?}", whys[0]));
     assert!(grown < MEMORY, "{grown} KiB more");
 }
 
