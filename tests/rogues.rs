@@ -2,11 +2,15 @@
 //! certificate, and nothing else.
 
 use std::fs;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use bgproxy_conf::wire::What;
+use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
 
 use crate::harness::acme::{Acme, Settings, host, wait_certificate, wait_fault};
+use crate::harness::door::Builder;
 use crate::harness::fake::Act;
 use crate::harness::http2::{Http2, runtime};
 use crate::harness::raw::request;
@@ -227,6 +231,7 @@ fn what_kept_us_from_asking_is_tried_at_once_by_a_restart() {
     fs::rename(&away, &ca).unwrap();
     next_failure(&mut door, 5);
     assert!(host(&door, HOST).fault.unwrap().starts_with("not well (serverInternal); "));
+    assert!(door.log().contains("next=\"now\""), "{}", door.log());
     door.restart();
     door.wait_log("no new certificate before the restart: not well (serverInternal)");
     assert_eq!((host(&door, HOST).failures, rogue.asked("/order")), (5, 1));
@@ -237,23 +242,102 @@ fn what_kept_us_from_asking_is_tried_at_once_by_a_restart() {
     next_failure(&mut door, 2);
 }
 
-/// Nobody would have known that nothing is renewed any more.
+// === mistakes of our own ===
+
+/// A door that panics at a place as long as there is a file, and that file, which is there.
+fn mistaken(builder: Builder, place: &str) -> (Builder, PathBuf) {
+    let file = builder.dir().join("mistake");
+    fs::write(&file, "").unwrap();
+    (builder.env("BGPROXY_FAILPOINT", format!("{place}:{}", file.display())), file)
+}
+
+fn failing(door: &Door) -> f64 {
+    door.metrics().sum("bgproxy_acme_hosts_failing", &[])
+}
+
+fn shown(door: &Door, acme: &Acme) -> Option<CertificateDer<'static>> {
+    Raw::try_connect_tls(door.addr(), &acme.trust(HOST)).ok()?.server_certificate()
+}
+
+/// Nobody would have known that nothing is renewed any more; and what alerts look at fell each time that it began anew.
 #[test]
-fn a_keeper_of_certificates_that_fails_is_told_and_nobody_is_disturbed() {
-    let rogue = Rogue::start(refuses);
-    let builder = Door::builder().rogue(&rogue, &[HOST]).env("BGPROXY_FAILPOINT", "acme_keeper");
+fn a_keeper_of_certificates_that_fails_is_told_until_it_has_been_around_once_and_nobody_is_disturbed() {
+    let rogue = Rogue::start(|path| (path == "/order").then(|| vec![Act::Stay]));
+    let (builder, mistake) = mistaken(Door::builder().rogue(&rogue, &[HOST]), "acme_keeper");
     let (door, _blue) = builder.before(Fake::echoes);
-    let status = wait_fault(&door, HOST, "bgproxy failed (");
-    assert!(status.fault.unwrap().contains("please report it; it begins anew in a minute"));
-    let next = humantime::parse_rfc3339(&status.next.unwrap()).unwrap();
-    assert!(next.duration_since(std::time::SystemTime::now()).unwrap().as_secs() <= 60, "{next:?}");
-    door.wait_log("no certificate is renewed now: bgproxy failed (");
-    assert_eq!(door.metrics().sum("bgproxy_acme_hosts_failing", &[]), 1.0);
-    assert_eq!(door.metrics().sum("bgproxy_panics_total", &[]), 1.0);
-    reload(&door);
+    let mut events = door.events(None);
+    for times in 1..=3 {
+        wait_until("a failure", DEADLINE, || host(&door, HOST).failures == times);
+        let status = wait_fault(&door, HOST, "bgproxy failed, as its log tells; please report it; ");
+        assert!(status.fault.unwrap().ends_with("; `bgctl reload` tries at once"));
+        let next = humantime::parse_rfc3339(&status.next.unwrap()).unwrap();
+        assert!(next.duration_since(std::time::SystemTime::now()).unwrap().as_secs() <= 60, "{next:?}");
+        assert_eq!(failing(&door), 1.0);
+        reload(&door);
+    }
+    wait_until("a failure", DEADLINE, || host(&door, HOST).failures == 4);
+    door.wait_log("no certificate is renewed now: bgproxy failed");
+    assert_eq!(door.metrics().sum("bgproxy_panics_total", &[]), 4.0);
+    assert_eq!(door.metrics().sum("bgproxy_acme_orders_total", &[]), 0.0);
+    let told = events.wait(|what| matches!(what, What::Certificate { .. })).what;
+    assert!(matches!(told, What::Certificate { fault: Some(fault), .. } if fault.starts_with("bgproxy failed")));
     let answer = Raw::ask(door.listener(1), &request("GET", "/", &[("Host", HOST)], b""));
     assert_eq!(answer.status, 200);
+
+    fs::remove_file(mistake).unwrap();
+    reload(&door);
+    wait_until("an order", DEADLINE, || rogue.asked("/order") == 1);
+    let status = host(&door, HOST);
+    assert!(status.fault.is_some_and(|fault| fault.starts_with("bgproxy failed")), "it is not around yet");
+    assert_eq!(failing(&door), 1.0);
 }
+
+/// The keeper began anew from what was on disk: the certificate was gone, and a second one was ordered.
+#[test]
+fn a_keeper_that_fails_loses_no_certificate_that_is_not_on_disk_nor_a_reload() {
+    let acme = Acme::start(Settings::default());
+    let (builder, mistake) = mistaken(Door::builder().acme(&acme, &[HOST]), "acme_keeper");
+    fs::remove_file(&mistake).unwrap();
+    let place = builder.dir().join("state/acme").join(format!("{HOST}.pem"));
+    fs::create_dir_all(place.join("in the way")).unwrap();
+    let (door, _blue) = builder.before(Fake::echoes);
+    acme.looks_at(&door);
+    wait_fault(&door, HOST, "it is in use, but only until a restart: cannot replace");
+    let given = shown(&door, &acme).unwrap();
+
+    // At its next look at the clock, in no hurry.
+    fs::write(&mistake, "").unwrap();
+    assert!(wait_fault(&door, HOST, "bgproxy failed").in_use);
+    assert_eq!(shown(&door, &acme).unwrap(), given);
+
+    // Not in a minute, and not when it would have been tried.
+    fs::remove_file(&mistake).unwrap();
+    fs::remove_dir_all(&place).unwrap();
+    reload(&door);
+    wait_certificate(&door, HOST);
+    assert!(place.is_file());
+    assert_eq!((shown(&door, &acme).unwrap(), acme.orders(), failing(&door)), (given, 1, 0.0));
+}
+
+/// It was told as the end of a process that had not ended.
+#[test]
+fn a_mistake_in_the_midst_of_a_try_is_a_try_that_failed_and_what_was_given_is_in_use() {
+    let acme = Acme::start(Settings::default());
+    let (builder, mistake) = mistaken(Door::builder().acme(&acme, &[HOST]), "acme_before_keep");
+    let (door, _blue) = builder.before(Fake::echoes);
+    acme.looks_at(&door);
+    let status = wait_fault(&door, HOST, "bgproxy failed, as its log tells; please report it; ");
+    assert_eq!((status.in_use, status.failures), (true, 1));
+    let remembered = fs::read_to_string(door.state_dir().join("acme/setbacks.json")).unwrap();
+    assert!(remembered.contains("bgproxy failed"), "{remembered}");
+    let given = shown(&door, &acme).unwrap();
+    fs::remove_file(mistake).unwrap();
+    reload(&door);
+    wait_certificate(&door, HOST);
+    assert_eq!((shown(&door, &acme).unwrap(), acme.orders(), failing(&door)), (given, 1, 0.0));
+}
+
+// === ends in the midst ===
 
 #[test]
 fn whoever_is_killed_while_it_asks_has_tried() {

@@ -3,15 +3,14 @@
 //!
 //! `wanted` is what the configuration asks for, `charge` what is known about one host; `order` is one certificate's
 //! way, over `https`; `renewal` says when it is time, by the clock on the wall, which is looked at again and again
-//! because it may be set; `kept` is what is on disk, `fault` what went wrong, and `again` sees to it that there is a
-//! keeper.
+//! because it may be set; `kept` is what is on disk, `fault` what went wrong, and `caught` a mistake of ours.
 //!
 //! A certificate that cannot be renewed stays in use, and is asked for again, more seldom each time, over restarts too,
 //! if the authority was asked at all: what is wrong on our own side somebody may have mended. A reload that somebody
 //! asks for, or that changes what is wanted, tries at once, unless it was the authority that put us off. A try before
 //! its time makes no pause longer.
 
-mod again;
+mod caught;
 mod charge;
 mod fault;
 mod https;
@@ -25,10 +24,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bgproxy_conf::wire::AcmeStatus;
+use bgproxy_conf::wire::{AcmeStatus, What};
 use bgproxy_conf::{Acme, Host};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::certificates::{now, written};
@@ -36,6 +34,7 @@ use super::failpoint;
 use super::operate::News;
 use crate::certificates::Certificate;
 use crate::challenges::Challenges;
+use caught::caught;
 use charge::{Charge, Tries};
 use fault::{Failed, Fault};
 use kept::{Fetched, Kept, Pem, Setback, Setbacks};
@@ -51,6 +50,9 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// An authority that was not reached when it was asked for its suggestions is asked again after this.
 const ASK_AGAIN: Duration = Duration::from_secs(60 * 60);
 
+/// After a mistake of ours: what fails at once may fail again and again.
+const PAUSE: Duration = Duration::from_secs(60);
+
 /// What the switchboard is told: all that there is, each time.
 #[derive(Debug)]
 pub struct Report {
@@ -60,15 +62,6 @@ pub struct Report {
     pub status: Vec<AcmeStatus>,
     /// What came of a try, if this is about one.
     pub tried: Option<Tried>,
-}
-
-/// The keeper has failed.
-#[derive(Debug)]
-pub struct Failure {
-    /// Why.
-    pub fault: String,
-    /// When it begins anew.
-    pub next: String,
 }
 
 /// What came of a try.
@@ -88,6 +81,16 @@ pub struct Keeper {
     kept: Kept,
     challenges: Arc<Challenges>,
     charges: Vec<Charge>,
+    failure: Option<Failure>,
+}
+
+/// The keeper failed, and has not been once around since then.
+#[derive(Debug)]
+struct Failure {
+    /// So often.
+    times: u32,
+    /// When it goes on.
+    next: String,
 }
 
 /// What a try that did not fail came to.
@@ -103,7 +106,8 @@ impl Keeper {
     /// something else is wanted.
     pub fn new(wanted: Wanted, state_dir: &Path, challenges: Arc<Challenges>) -> (Keeper, watch::Sender<Wanted>) {
         let (tell, changes) = watch::channel(wanted.clone());
-        let keeper = Keeper { wanted, changes, kept: Kept::new(state_dir), challenges, charges: Vec::new() };
+        let kept = Kept::new(state_dir);
+        let keeper = Keeper { wanted, changes, kept, challenges, charges: Vec::new(), failure: None };
         (keeper.begun(), tell)
     }
 
@@ -113,50 +117,57 @@ impl Keeper {
         self.charges.iter().filter_map(fetched).collect()
     }
 
-    /// Keeps them until nobody wants any more.
-    pub(super) async fn run(self, news: mpsc::UnboundedSender<News>) {
-        let next = self.anew();
-        let mut first = Some(self);
-        let begin = || {
-            let (keeper, next, news) = (first.take(), next.anew(), news.clone());
-            async move { keeper.unwrap_or_else(|| next.begun()).look_after(news).await }
-        };
-        let tell = |panicked: &JoinError| {
-            let fault = format!("bgproxy failed ({panicked}); please report it; it begins anew in a minute");
-            tracing::error!("no certificate is renewed now: {fault}");
-            let _ended =
-                news.send(News::KeeperFailed(Failure { fault, next: written(now() + again::PAUSE.as_secs()) }));
-        };
-        again::whenever_it_fails(begin, tell).await;
+    /// Keeps them until nobody wants any more. A mistake of ours costs a pause, and nothing of what is known.
+    pub(super) async fn run(mut self, news: mpsc::UnboundedSender<News>) {
+        while caught(self.look_after(&news)).await.is_err() {
+            self.fail(&news);
+            self.rest().await;
+        }
     }
 
-    /// One that knows nothing yet.
-    fn anew(&self) -> Keeper {
-        let (changes, kept, challenges) = (self.changes.clone(), self.kept.clone(), self.challenges.clone());
-        let wanted = changes.borrow().clone();
-        Keeper { wanted, changes, kept, challenges, charges: Vec::new() }
+    /// Tells that nothing is done until the pause is over.
+    fn fail(&mut self, news: &mpsc::UnboundedSender<News>) {
+        let fault = Failed::from(Fault::Panic).told();
+        tracing::error!("no certificate is renewed now: {fault}");
+        let times = self.failure.take().map_or(0, |failure| failure.times).saturating_add(1);
+        self.failure = Some(Failure { times, next: written(now() + PAUSE.as_secs()) });
+        for charge in &self.charges {
+            let cert = self.path(charge).display().to_string();
+            let _ended = news.send(News::Told(What::Certificate { cert, fault: Some(fault.clone()) }));
+        }
+        self.report(news, None);
     }
 
-    async fn look_after(mut self, news: mpsc::UnboundedSender<News>) {
-        self.report(&news, None);
+    /// The pause, unless somebody asks for a reload.
+    async fn rest(&mut self) {
+        let _over = timeout(PAUSE, self.changes.changed()).await;
+    }
+
+    async fn look_after(&mut self, news: &mpsc::UnboundedSender<News>) {
+        // A reload during a pause has nobody else who sees it.
+        self.take_over();
+        self.report(news, None);
         loop {
-            failpoint::fail("acme_keeper");
+            failpoint::reach("acme_keeper");
             for at in 0..self.charges.len() {
                 if self.ask_for_suggestion(at).await {
-                    self.report(&news, None);
+                    self.report(news, None);
                 }
-                self.renew(at, &news).await;
+                self.renew(at, news).await;
                 // What is wanted now may be another list.
                 if self.changes.has_changed().unwrap_or(true) {
                     break;
                 }
+            }
+            if self.failure.take().is_some() {
+                self.report(news, None);
             }
             tokio::select! {
                 () = sleep(self.until_next()) => {}
                 changed = self.changes.changed() => match changed {
                     Ok(()) => {
                         self.take_over();
-                        self.report(&news, None);
+                        self.report(news, None);
                     }
                     Err(_gone) => return,
                 },
@@ -190,16 +201,16 @@ impl Keeper {
     fn take_over(&mut self) {
         let wanted = self.changes.borrow_and_update().clone();
         let hurries = wanted.hurries(&self.wanted);
-        self.wanted = wanted;
-        let mut before = std::mem::take(&mut self.charges);
-        for host in &self.wanted.config.hosts {
-            let held = before.iter().position(|charge| charge.host == *host).map(|at| before.swap_remove(at));
+        let charge = |host: &Host| {
+            let held = self.charges.iter().find(|charge| charge.host == *host).cloned();
             let mut charge = held.unwrap_or_else(|| Charge::new(host.clone(), self.kept.certificate(host.name())));
             if hurries {
-                charge.hurry(&self.wanted.config.directory);
+                charge.hurry(&wanted.config.directory);
             }
-            self.charges.push(charge);
-        }
+            charge
+        };
+        self.charges = wanted.config.hosts.iter().map(charge).collect();
+        self.wanted = wanted;
     }
 
     fn path(&self, charge: &Charge) -> PathBuf {
@@ -221,14 +232,14 @@ impl Keeper {
         if Instant::now() < charge.ask_at {
             return false;
         }
-        let (config, kept, certificate) = (self.wanted.config.clone(), self.kept.clone(), certificate.clone());
-        let suggestion = alone(async move {
-            let authority = Authority::meet_again(&config, &kept, &Arc::default()).await?;
+        let (config, kept, certificate) = (&self.wanted.config, &self.kept, certificate.clone());
+        let suggestion = in_time(async {
+            let authority = Authority::meet_again(config, kept, &Arc::default()).await?;
             let Some(authority) = authority else { return Ok(None) };
             authority.suggestion(&certificate).await.map(Some)
         });
         let host = charge.host.name();
-        match suggestion.await {
+        match caught(suggestion).await.flatten() {
             Ok(Some((window, ask_again))) => {
                 charge.ask_at = Instant::now() + renewal::asking(ask_again);
                 if let Some(renew_at) = charge.suggested(window) {
@@ -257,7 +268,7 @@ impl Keeper {
         }
         // A new certificate forgets them.
         let before = self.charges[at].tries();
-        let tried = self.try_once(at, before, news).await;
+        let tried = caught(self.try_once(at, before, news)).await.map_err(Failed::from).flatten();
         let charge = &mut self.charges[at];
         let mut told = None;
         match tried {
@@ -287,13 +298,12 @@ impl Keeper {
 
     async fn try_once(&mut self, at: usize, before: Tries, news: &mpsc::UnboundedSender<News>) -> Result<Came, Failed> {
         let charge = &self.charges[at];
-        let host = charge.host.clone();
-        if let Some(pem) = charge.unkept.clone() {
+        if charge.unkept.is_some() {
             // What was given is not asked for a second time: authorities count.
-            self.keep(&host, &pem).await.map_err(|fault| Fault::Unkept(Box::new(fault)))?;
-            self.charges[at].unkept = None;
+            self.keep(at).await?;
             return Ok(Came::Through);
         }
+        let host = charge.host.clone();
         let directory = &self.wanted.config.directory;
         // Whoever cannot write this could not keep the certificate either.
         let begun = charge.setback(&Failed::from(Fault::BrokenOff), before, directory);
@@ -304,19 +314,18 @@ impl Keeper {
             replaces: charge.fetched_from(directory).cloned(),
         };
         tracing::info!(%host, challenge = wish.called(), "asking the authority for a certificate");
-        let (config, kept, challenges) = (self.wanted.config.clone(), self.kept.clone(), self.challenges.clone());
         let (fetched, pem) = tokio::select! {
-            result = alone(async move { Ok(fetch(&config, &wish, &challenges, &kept).await) }) => result??,
+            result = in_time(fetch(&self.wanted.config, &wish, &self.challenges, &self.kept)) => result?,
             () = self.other_wish(&host) => return Ok(Came::Unwanted),
         };
-        failpoint::reach("acme_before_keep");
-        let kept = self.keep(&host, &pem).await;
-        failpoint::reach("acme_after_keep");
         let not_after = written(fetched.certificate.not_after);
+        self.charges[at].renewed(fetched, pem);
+        failpoint::reach("acme_before_keep");
+        let kept = self.keep(at).await;
+        failpoint::reach("acme_after_keep");
         tracing::info!(%host, not_after, "the authority gave a certificate, which is in use now");
-        self.charges[at].renewed(fetched, kept.is_err().then_some(pem));
         self.report(news, Some(Tried { path: self.path(&self.charges[at]), fault: None }));
-        kept.map_err(|fault| Fault::Unkept(Box::new(fault)))?;
+        kept?;
         self.ask_for_suggestion(at).await;
         // To ask at once would be to ask for ever.
         if self.charges[at].is_stale() { Err(Fault::Stale.into()) } else { Ok(Came::Through) }
@@ -331,9 +340,15 @@ impl Keeper {
         }
     }
 
-    async fn keep(&self, host: &Host, pem: &Pem) -> Result<(), Fault> {
-        let (kept, host, pem) = (self.kept.clone(), host.name().to_owned(), pem.clone());
-        on_disk(move || Ok(kept.keep(&host, &pem)?)).await
+    /// Puts a certificate on disk that is not there yet.
+    async fn keep(&mut self, at: usize) -> Result<(), Fault> {
+        let charge = &mut self.charges[at];
+        let Some(pem) = charge.unkept.clone() else { return Ok(()) };
+        let (kept, host) = (self.kept.clone(), charge.host.name().to_owned());
+        let kept = on_disk(move || Ok(kept.keep(&host, &pem)?)).await;
+        kept.map_err(|fault| Fault::Unkept(Box::new(fault)))?;
+        charge.unkept = None;
+        Ok(())
     }
 
     /// Puts on disk what failed last, and that which fails if we do not live to see its end.
@@ -346,22 +361,20 @@ impl Keeper {
     }
 
     fn report(&self, news: &mpsc::UnboundedSender<News>, tried: Option<Tried>) {
-        let status = |charge: &Charge| charge.status(self.path(charge));
-        let report =
-            Report { certificates: self.certificates(), status: self.charges.iter().map(status).collect(), tried };
-        let _ended = news.send(News::Kept(report));
+        let mut status: Vec<_> = self.charges.iter().map(|charge| charge.status(self.path(charge))).collect();
+        if let Some(Failure { times, next }) = &self.failure {
+            for host in &mut status {
+                host.failures = host.failures.saturating_add(*times);
+                (host.next, host.fault) = (Some(next.clone()), Some(Failed::from(Fault::Panic).told()));
+            }
+        }
+        let _ended = news.send(News::Kept(Report { certificates: self.certificates(), status, tried }));
     }
 }
 
-/// On a task of its own, and not for ever: a mistake of ours in it is not the end of the keeper.
-async fn alone<T: 'static>(work: impl Future<Output = Result<T, Fault>> + 'static) -> Result<T, Fault> {
-    let mut alone = JoinSet::new();
-    alone.spawn_local(timeout(PATIENCE, work));
-    match alone.join_next().await {
-        Some(Ok(Ok(result))) => result,
-        Some(Err(panicked)) => Err(Fault::Panic(panicked)),
-        Some(Ok(Err(_))) | None => Err(Fault::Late(PATIENCE.as_secs())),
-    }
+/// Lets it run, but not for ever.
+async fn in_time<T, E: From<Fault>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    timeout(PATIENCE, work).await.unwrap_or_else(|_late| Err(Fault::Late(PATIENCE.as_secs()).into()))
 }
 
 async fn fetch(
@@ -388,5 +401,11 @@ async fn fetch(
 
 /// A pause as people read it.
 fn until(pause: Duration) -> String {
+    if pause.is_zero() {
+        return "now".to_owned();
+    }
     humantime::format_duration(Duration::from_secs(pause.as_secs())).to_string()
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::acme::{Failure, Keeper, Report, Wanted};
+use super::acme::{Keeper, Report, Wanted};
 use super::certificates::Pairs;
 use super::desk::{Ask, Asker, Desk};
 use super::drain::Drain;
@@ -46,7 +46,7 @@ pub(super) enum News {
     Probed(ServiceName, Color, ProbeReport),
     Happened(ServiceName, What),
     Kept(Report),
-    KeeperFailed(Failure),
+    Told(What),
 }
 
 /// What the switchboard is made of.
@@ -216,7 +216,7 @@ impl Switchboard {
                     News::Probed(service, color, report) => self.note(service, color, report),
                     News::Happened(service, what) => self.tell(service, what),
                     News::Kept(report) => self.certificates_kept(report),
-                    News::KeeperFailed(failure) => self.keeper_failed(&failure),
+                    News::Told(what) => self.events.tell(None, what),
                 },
                 Some(change) = self.changes.recv() => self.changed(change).await,
                 () = sleep_until(self.pairs.due().unwrap_or_else(Instant::now)), if self.pairs.due().is_some() => {

@@ -6,7 +6,7 @@ use std::path::Path;
 use bgproxy_conf::wire::{Action, What};
 use bgproxy_conf::{Address, Color, ServiceName};
 
-use super::acme::{Failure, Report, Tried};
+use super::acme::{Report, Tried};
 use super::certificates::Outcome;
 use super::live_file::{self, Meaning, Reader, Todo};
 use super::operate::{ROUND, Switchboard};
@@ -152,14 +152,6 @@ impl Switchboard {
             self.tally.acme_tried(fault.is_none());
             self.events.tell(None, What::Certificate { cert: path.display().to_string(), fault });
         }
-    }
-
-    /// Nobody keeps certificates, until the keeper begins anew and tells what there is.
-    pub(super) fn keeper_failed(&mut self, Failure { fault, next }: &Failure) {
-        for host in &mut self.acme {
-            (host.fault, host.next) = (Some(fault.clone()), Some(next.clone()));
-        }
-        self.tally.acme_failing(self.acme.len());
     }
 
     fn live_file_changed(&mut self, service: ServiceName, path: &Path, seen: &Seen) {

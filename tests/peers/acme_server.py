@@ -29,7 +29,7 @@ def resolve(_resolver, name, kind="A", *_rest, **_options):
 def connect(sock, address, straight=socket.socket.connect):
     host, port = address[:2]
     if port in (80, 443):
-        deadline = time.monotonic() + 7
+        deadline = time.monotonic() + 30
         while not os.path.exists(PORTS) and time.monotonic() < deadline:
             time.sleep(0.02)
         with open(PORTS, encoding="ascii") as ports:

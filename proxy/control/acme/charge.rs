@@ -17,7 +17,7 @@ use crate::control::certificates::{now, written};
 const SETTLED: Duration = Duration::from_secs(60);
 
 /// A host, and the certificate that is kept for it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Charge {
     /// The host.
     pub(super) host: Host,
@@ -114,8 +114,8 @@ impl Charge {
     }
 
     /// There is a new certificate. What failed before it is another matter.
-    pub(super) fn renewed(&mut self, fetched: Fetched, unkept: Option<Pem>) {
-        *self = Charge { unkept, ..Charge::new(self.host.clone(), Some(fetched)) };
+    pub(super) fn renewed(&mut self, fetched: Fetched, unkept: Pem) {
+        *self = Charge { unkept: Some(unkept), ..Charge::new(self.host.clone(), Some(fetched)) };
     }
 
     /// Until something is to be done.
@@ -154,7 +154,7 @@ impl Charge {
             until: since.saturating_add(pause.as_secs()),
             asked: failed.asked,
             put_off: failed.put_off.is_some(),
-            fault: format!("{}; {}", failed.fault.told(), failed.hint()),
+            fault: failed.told(),
         }
     }
 

@@ -71,8 +71,8 @@ pub(super) enum Fault {
     #[error("bgproxy ended while it was asking")]
     BrokenOff,
     /// A mistake of ours.
-    #[error("bgproxy failed ({0}); please report it")]
-    Panic(#[from] tokio::task::JoinError),
+    #[error("bgproxy failed, as its log tells; please report it")]
+    Panic,
 }
 
 /// Why a try failed.
@@ -92,6 +92,11 @@ impl From<Fault> for Failed {
 }
 
 impl Failed {
+    /// All of it, and what to do, for people.
+    pub(super) fn told(&self) -> String {
+        format!("{}; {}", self.fault.told(), self.hint())
+    }
+
     /// What kept us from asking anybody.
     pub(super) fn before_asking(fault: Fault) -> Failed {
         Failed { asked: false, ..Failed::from(fault) }
@@ -241,6 +246,7 @@ impl Fault {
                 "the user that bgproxy runs as must be able to write into `state.dir`, and its disk must have room"
             }
             (Fault::Unkept(below), ..) => below.hint(),
+            (Fault::Panic, ..) => "bgproxy tries again by itself",
             (Fault::BrokenOff, ..) => "nothing, if it was a restart",
             (Fault::Disk, ..) => "see whether the disk that `state.dir` is on is well",
             (Fault::Stale | Fault::Untimely { .. }, ..) => "see whether this host's clock is right",

@@ -231,7 +231,10 @@ async fn https(config: &Acme, notes: &Arc<Notes>) -> Result<Https, Fault> {
 pub(super) async fn on_disk<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
 ) -> Result<T, Fault> {
-    timeout(SOON, tokio::task::spawn_blocking(work)).await.map_err(|_| Fault::Disk)??
+    timeout(SOON, tokio::task::spawn_blocking(work))
+        .await
+        .map_err(|_late| Fault::Disk)?
+        .map_err(|_panic| Fault::Panic)?
 }
 
 /// Whether a certificate can be used at this second: what is in use is not to be replaced by one that clients refuse.
