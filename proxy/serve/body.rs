@@ -377,9 +377,10 @@ impl HttpBody for Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        // hyper drops a body right after its last frame, and unread where the message may have none (our own text in
-        // answer to HEAD); otherwise the client went.
-        if self.is_end_stream() || matches!(self.inner, Inner::Own(_)) {
+        // hyper drops a body right after its last byte, where that is known before the end is, and unread where the
+        // message may have none (our own text in answer to HEAD); otherwise the client went.
+        let is_whole = self.is_end_stream() || self.size_hint().exact() == Some(0);
+        if is_whole || matches!(self.inner, Inner::Own(_)) {
             self.settle();
         }
     }

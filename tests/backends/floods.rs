@@ -13,7 +13,7 @@ use crate::harness::fake::ok;
 use crate::harness::flooder::{Connection, answer, interim};
 use crate::harness::raw::request;
 use crate::harness::raw_http2::{
-    END_HEADERS, INITIAL_WINDOW_SIZE, block, data, frame, headers, kind, reset, settings, window_update,
+    END_HEADERS, END_STREAM, INITIAL_WINDOW_SIZE, block, data, frame, headers, kind, reset, settings, window_update,
 };
 use crate::harness::{Act, DEADLINE, Door, Fake, Flooder, Raw, RawHttp2, pace, tell, wait_until};
 
@@ -340,6 +340,40 @@ fn clients_that_take_nothing_of_many_small_messages_cost_the_others_nothing() {
     assert_eq!(blue.look(|all| (all.len(), all[0].ended)), (1, false));
     drop((client, held));
     door.quiet();
+}
+
+// A client of HTTP/1.1 has all of it with the last byte; it got nothing, and waited for as long as it liked.
+#[test]
+fn an_answer_whose_end_comes_behind_its_last_byte_is_whole() {
+    let begins = |stream| {
+        let head = headers(stream, &[(":status", "200"), ("content-length", "4")], 0);
+        [head, data(stream, "blue", 0)].concat()
+    };
+    for end in [
+        |stream| data(stream, "", END_STREAM),
+        |stream| headers(stream, &[("x", "y")], END_STREAM),
+        |stream| reset(stream, 0),
+    ] {
+        for late in [0, 20] {
+            let Both { door, blue, _other } = before(move |stream, count| match count {
+                0 if late == 0 => Some([begins(stream), end(stream)].concat()),
+                0 => Some(begins(stream)),
+                count if count == late => Some(end(stream)),
+                _ => {
+                    pace(Duration::from_millis(1));
+                    Some(Vec::new())
+                }
+            });
+            let mut client = door.connect();
+            assert_eq!(client.send(request("POST", "/flood", &[], b"hi")).response().text(), "blue");
+            assert_eq!(client.send(get("/")).response().status, 200);
+            blue.wait("its end", |all| all[0].taken > late);
+            drop(client);
+            let metrics = door.quiet();
+            assert_eq!(metrics.sum("bgproxy_request_failures_total", &[]), 0.0);
+            assert_eq!(blue.look(|all| all.len()), 1);
+        }
+    }
 }
 
 #[test]

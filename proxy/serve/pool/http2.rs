@@ -44,6 +44,9 @@ const HEAD: u32 = 64 * 1024;
 /// has forgotten is reset anew.
 const REMEMBERED: Duration = Duration::from_secs(5);
 
+/// How long a backend that has sent all bytes of an answer may take to say that these were all.
+const END: Duration = Duration::from_secs(1);
+
 /// What h2 holds per stream of a request's body that the backend does not take.
 const SEND_BUFFER: usize = 64 * 1024;
 
@@ -249,6 +252,23 @@ impl Http2 {
             other => Failure { reason: Reason::BackendTruncated, ..other },
         };
         body.poll_frame(cx).map_err(broken)
+    }
+
+    /// Lets the stream of a whole answer end. Where its end is behind its last byte it is waited for, or the backend
+    /// would be told that its client had left.
+    pub(super) fn leave(self) {
+        let Http2 { state: State::Answered { mut body, .. }, seat } = self else { return };
+        if !body.is_end_stream() {
+            tokio::task::spawn_local(async move {
+                let end = poll_fn(|cx| {
+                    // Trailers may come, for which it is too late.
+                    while let Some(Ok(_late)) = ready!(body.poll_frame(cx)) {}
+                    Poll::Ready(())
+                });
+                let _never = tokio::time::timeout(END, end).await;
+                drop((body, seat));
+            });
+        }
     }
 
     /// Whether the answer's body is over.

@@ -163,6 +163,13 @@ impl Link {
         }
     }
 
+    /// Gives up what its exchange had of a shared connection.
+    pub(super) fn leave(self) {
+        if let Protocol::Http2(stream) = self.protocol {
+            stream.leave();
+        }
+    }
+
     /// Its place on a shared connection, if it has one.
     pub(super) fn seat(&self) -> Option<&Seat> {
         match &self.protocol {

@@ -93,7 +93,7 @@ impl Shelf {
     pub(super) fn put(&self, mut link: Link, most: usize, now: u64) {
         if let Some(seat) = link.seat() {
             seat.rest(now);
-            drop(link);
+            link.leave();
             let mut room = most;
             self.shared.borrow_mut().retain(|shared| {
                 let stays = shared.is_busy() || room > 0;
