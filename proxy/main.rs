@@ -161,7 +161,7 @@ fn filter(log: &Log) -> anyhow::Result<EnvFilter> {
         "" => "info".to_owned(),
         // Of ourselves: the libraries would write a line for each frame that passes.
         finest @ ("debug" | "trace") => format!("info,bgproxy={finest}"),
-        _ => level,
+        _ => level.trim().to_owned(),
     };
     // h2 warns of each PING that confirms none, which whoever wants our disk full can send. What says more of it comes
     // behind, and counts.
