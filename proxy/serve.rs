@@ -20,6 +20,7 @@ pub mod answer;
 pub mod body;
 pub mod closing;
 pub mod conn;
+pub mod crumbs;
 pub mod error;
 pub mod flight;
 pub mod forward;

@@ -1,6 +1,7 @@
 //! What do clients of HTTP/2 get that flood, stall or break the rules, and what does it cost everybody else? After each
 //! of them the door must be at rest: no request in flight, no claim, no connection.
 
+mod crumbs;
 mod ends;
 mod floods;
 mod frames;

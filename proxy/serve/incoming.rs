@@ -3,12 +3,14 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use hyper::body::{Body, Frame, SizeHint};
 
+use super::crumbs::{Arriving, Crumbs};
 use super::headers::length;
 
 /// A body that is arriving.
@@ -23,7 +25,7 @@ pub enum Incoming {
 /// A body on an HTTP/2 stream.
 #[derive(Debug)]
 pub struct Recv {
-    stream: h2::RecvStream,
+    body: Arriving,
     /// Bytes still to come, where Content-Length says so; h2 sees to it that it tells the truth.
     left: Option<u64>,
     trailing: bool,
@@ -39,23 +41,21 @@ pub enum Broken {
 }
 
 impl Recv {
-    /// The body of a message with these headers.
-    pub fn new(stream: h2::RecvStream, headers: &HeaderMap) -> Recv {
+    /// The body of a message with these headers, on a connection whose bodies are listed here.
+    pub fn new(crumbs: &Rc<Crumbs>, stream: h2::RecvStream, headers: &HeaderMap) -> Recv {
         let length = headers.get(header::CONTENT_LENGTH).and_then(length);
         let left = if stream.is_end_stream() { Some(0) } else { length };
-        Recv { stream, left, trailing: false }
+        Recv { body: crumbs.list(stream), left, trailing: false }
     }
 
     /// The next frame.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         if !self.trailing {
-            match ready!(self.stream.poll_data(cx)) {
+            match ready!(self.body.poll_data(cx)) {
                 Some(Ok(data)) => {
                     if let Some(left) = &mut self.left {
                         *left = left.saturating_sub(data.len() as u64);
                     }
-                    // Whoever asks for a frame has passed the one before on: the window opens as fast as bytes leave.
-                    self.stream.flow_control().release_capacity(data.len())?;
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 // A backend that has answered to the end and does not want the rest of the request (RFC 9113, section
@@ -67,13 +67,13 @@ impl Recv {
                 None => self.trailing = true,
             }
         }
-        let trailers = ready!(self.stream.poll_trailers(cx))?;
+        let trailers = ready!(self.body.poll_trailers(cx))?;
         Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
     }
 
     /// Whether it is over.
     pub fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        self.body.is_end_stream()
     }
 
     /// How much is to come.

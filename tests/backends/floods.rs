@@ -342,6 +342,39 @@ fn clients_that_take_nothing_of_many_small_messages_cost_the_others_nothing() {
     door.quiet();
 }
 
+// What h2 keeps of each small frame was counted for a flood of the backend's, and one reader of events who stalled ended
+// the connection, with everybody else's requests on it.
+#[test]
+fn an_answer_in_single_bytes_that_its_client_does_not_take_costs_its_bytes_and_no_other() {
+    const BYTES: usize = 250_000;
+    let at = |piece: usize| b"0123456789"[piece % 10];
+    let Both { door, blue, _other } = before(move |stream, count| match count {
+        0 => Some(headers(stream, &[(":status", "200"), ("content-type", "text/event-stream")], 0)),
+        1..=250 => Some((0..BYTES / 250).flat_map(|byte| data(stream, [at(byte)], 0)).collect()),
+        251 => Some(data(stream, "", END_STREAM)),
+        _ => {
+            pace(Duration::from_millis(1));
+            Some(Vec::new())
+        }
+    });
+    assert_eq!(door.get("/").status, 200);
+    let before = door.resident();
+    let mut stalled = RawHttp2::with(door.addr(), &[(INITIAL_WINDOW_SIZE, 0)]);
+    let stream = stalled.ask("/flood");
+    blue.wait("all of it", |all| all[0].taken > 252 || all[0].ended);
+    assert_eq!(door.get("/").status, 200);
+    let grown = door.resident().saturating_sub(before);
+    assert!(grown < MEMORY, "{grown} KiB more");
+    assert_eq!(blue.look(|all| (all.len(), all[0].ended)), (1, false));
+    stalled.send([window_update(0, 1 << 30), window_update(stream, 1 << 30)].concat());
+    let answer = stalled.answer(stream);
+    let expected: Vec<u8> = (0..BYTES).map(at).collect();
+    assert!(answer.whole && answer.body == expected, "{} bytes", answer.body.len());
+    drop(stalled);
+    let metrics = door.quiet();
+    assert_eq!(metrics.sum("bgproxy_request_failures_total", &[]), 0.0);
+}
+
 // A client of HTTP/1.1 has all of it with the last byte; it got nothing, and waited for as long as it liked.
 #[test]
 fn an_answer_whose_end_comes_behind_its_last_byte_is_whole() {

@@ -49,6 +49,8 @@ pub(crate) mod code {
 pub(crate) const HEADER_TABLE_SIZE: u16 = 1;
 pub(crate) const INITIAL_WINDOW_SIZE: u16 = 4;
 const WINDOW: i64 = 65_535;
+/// The most that a frame may hold, where nobody allows more.
+const PIECE: usize = 16 * 1024;
 
 /// One frame, whose length is what its payload has.
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: impl AsRef<[u8]>) -> Vec<u8> {
@@ -212,11 +214,17 @@ impl RawHttp2 {
     /// more for a moment.
     #[track_caller]
     pub(crate) fn upload(&mut self, stream: u32, bytes: &[u8], flags: u8) -> usize {
+        self.upload_in(PIECE, stream, bytes, flags)
+    }
+
+    /// The same in frames of this size.
+    #[track_caller]
+    pub(crate) fn upload_in(&mut self, size: usize, stream: u32, bytes: &[u8], flags: u8) -> usize {
         let mut sent = 0;
         loop {
             let room = self.window.min(*self.windows.get(&stream).unwrap_or(&self.initial_window));
             let left = bytes.len() - sent;
-            let piece = usize::try_from(room).unwrap_or(0).min(left).min(16 * 1024);
+            let piece = usize::try_from(room).unwrap_or(0).min(left).min(PIECE);
             if piece == 0 && left > 0 {
                 if !self.read_once(Instant::now() + Duration::from_millis(200)) {
                     return sent;
@@ -224,7 +232,13 @@ impl RawHttp2 {
                 continue;
             }
             let last = piece == left;
-            self.send(data(stream, &bytes[sent..sent + piece], if last { flags } else { 0 }));
+            let mut frames = Vec::new();
+            for at in (0..piece.max(1)).step_by(size) {
+                let end = piece.min(at + size);
+                let flags = if last && end == piece { flags } else { 0 };
+                frames.extend(data(stream, &bytes[sent + at..sent + end], flags));
+            }
+            self.send(frames);
             sent += piece;
             self.window -= i64::try_from(piece).expect("small");
             *self.windows.entry(stream).or_insert(self.initial_window) -= i64::try_from(piece).expect("small");

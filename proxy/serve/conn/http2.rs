@@ -139,6 +139,7 @@ async fn exchange(worker: &Rc<Worker>, conn: &Rc<Conn>, book: &Book, io: Io) -> 
             if let Some(requests) = &mut requests {
                 while let Poll::Ready(Some(())) = Pin::new(&mut *requests).poll_next(cx) {}
             }
+            book.crumbs.gather();
             let accepted = h2.poll_accept(cx);
             book.settle(conn);
             let request = match accepted {
@@ -155,14 +156,17 @@ async fn exchange(worker: &Rc<Worker>, conn: &Rc<Conn>, book: &Book, io: Io) -> 
                 },
             };
             book.accepted();
-            requests.get_or_insert_with(FuturesUnordered::new).push(answer(worker, conn, request));
+            requests.get_or_insert_with(FuturesUnordered::new).push(answer(worker, conn, book, request));
         }
     })
     .await;
     drop(requests);
     if matches!(ended, Err(Ended { source: None, .. })) {
         h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-        let said = poll_fn(|cx| h2.poll_closed(cx));
+        let said = poll_fn(|cx| {
+            book.crumbs.gather();
+            h2.poll_closed(cx)
+        });
         // One that does not even read this is not waited for.
         let _unwilling = tokio::time::timeout(FAREWELL, said).await;
     }
@@ -170,12 +174,17 @@ async fn exchange(worker: &Rc<Worker>, conn: &Rc<Conn>, book: &Book, io: Io) -> 
 }
 
 /// Answers one request.
-async fn answer(worker: &Rc<Worker>, conn: &Rc<Conn>, request: (Request<RecvStream>, SendResponse<Bytes>)) {
+async fn answer(
+    worker: &Rc<Worker>,
+    conn: &Rc<Conn>,
+    book: &Book,
+    request: (Request<RecvStream>, SendResponse<Bytes>),
+) {
     let (request, mut respond) = request;
     let stream = respond.stream_id().as_u32();
     let (head, body) = request.into_parts();
     let is_head = head.method == Method::HEAD;
-    let body = Incoming::Http2(Recv::new(body, &head.headers));
+    let body = Incoming::Http2(Recv::new(&book.crumbs, body, &head.headers));
     let answer = {
         let mut forwarded = pin!(forward::forward(worker, conn, Request::from_parts(head, body), stream));
         let answered = poll_fn(|cx| match respond.poll_reset(cx) {

@@ -330,7 +330,7 @@ async fn try_exchange(shared: &Shared, mut head: request::Parts, mut body: Uploa
             data.map_err(lost)?;
         }
     }
-    let body = Recv::new(stream, &head.headers);
+    let body = Recv::new(&shared.watch.crumbs, stream, &head.headers);
     Ok(Answer { head, body, pump })
 }
 

@@ -10,6 +10,7 @@ use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::super::super::abuse::{Abuse, Flood};
+use super::super::super::crumbs::Crumbs;
 use super::super::super::frames::{END_HEADERS, END_STREAM, Frame, Frames, Kind};
 use super::super::super::socket::ClientSocket;
 use super::super::super::worker::Worker;
@@ -35,6 +36,8 @@ pub(super) struct Book {
     accepted: Cell<u64>,
     abuse: RefCell<Abuse>,
     flood: Cell<Option<Flood>>,
+    /// The bodies that arrive.
+    pub(super) crumbs: Rc<Crumbs>,
     /// The client's stream, when h2 is done with it.
     stream: Cell<Option<ClientSocket>>,
 }
@@ -51,6 +54,7 @@ impl Book {
     }
 
     fn came(&self, frame: Frame, now: u64) {
+        self.crumbs.came(frame);
         match frame {
             Frame::Begins { kind: Kind::Headers, stream, .. } if stream > self.highest.get() => {
                 self.highest.set(stream);
@@ -164,6 +168,11 @@ impl Io {
 
 impl AsyncRead for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.book.crumbs.are_many() {
+            // Once they are put together.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         ready!(self.stream()?.poll_read(cx, buf))?;
         let this = &mut *self;

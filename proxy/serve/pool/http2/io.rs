@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::super::super::abuse::Flood;
 use super::super::super::abuse::backend::BackendAbuse;
+use super::super::super::crumbs::Crumbs;
 use super::super::super::error::{Failure, Reason};
 use super::super::super::frames::{Frame, Frames, Kind};
 use super::super::io::BackendIo;
@@ -31,6 +32,8 @@ pub(super) struct Watch {
     wear: RefCell<Wear>,
     /// What is left of the connection's turn.
     left: Cell<usize>,
+    /// The bodies that arrive.
+    pub(super) crumbs: Rc<Crumbs>,
 }
 
 impl Watch {
@@ -41,12 +44,14 @@ impl Watch {
             abuse: RefCell::default(),
             flood: Cell::default(),
             wear: RefCell::default(),
+            crumbs: Rc::default(),
             left: Cell::new(TURN),
         }
     }
 
     /// Lets the connection have its turn.
     pub(super) fn lets<T>(&self, turn: impl FnOnce() -> T) -> T {
+        self.crumbs.gather();
         self.left.set(TURN);
         turn()
     }
@@ -83,6 +88,7 @@ impl Watch {
     }
 
     fn came(&self, frame: Frame, now: u64) {
+        self.crumbs.came(frame);
         if let Frame::Begins { kind, .. } = frame {
             let weight = if kind == Kind::Headers { HEAD } else { 1 };
             self.left.set(self.left.get().saturating_sub(weight));

@@ -1,0 +1,156 @@
+//! What becomes of a body that comes over HTTP/2 in crumbs, faster than it is taken? They are put together.
+//!
+//! h2 keeps each frame of a body for itself until its reader comes, at some hundred bytes beside what is in it. So it
+//! ends a connection, with all that is on it, where a few thousand small ones wait: of a gRPC client that sends its
+//! messages all at once, or for a single reader of events who stalls. Before that, what waits is moved into one buffer
+//! for each body. The windows bound it, as before: no room is given for what nobody has taken.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use h2::RecvStream;
+use slab::Slab;
+
+use super::frames::{Frame, Kind};
+
+/// A frame with fewer bytes than this is a crumb; what is missing is what it costs h2.
+const SMALL: u32 = 256;
+
+/// What may be missing, over all bodies of a connection, before somebody looks.
+const MANY: usize = 64 * 1024;
+
+/// As much is passed on at once of what was put together.
+const PIECE: usize = 16 * 1024;
+
+/// The bodies that arrive on one HTTP/2 connection.
+#[derive(Debug, Default)]
+pub struct Crumbs {
+    /// What was missing of small frames since they were last put together.
+    missing: Cell<usize>,
+    bodies: RefCell<Slab<Rc<RefCell<Waiting>>>>,
+}
+
+/// One body that arrives.
+#[derive(Debug)]
+pub struct Arriving {
+    waiting: Rc<RefCell<Waiting>>,
+    /// Where it is listed, if more of it is to come.
+    listed: Option<(Rc<Crumbs>, usize)>,
+}
+
+/// What waits of it, here before there.
+#[derive(Debug)]
+struct Waiting {
+    gathered: BytesMut,
+    /// What h2 said behind that: the end, or that it broke off.
+    last: Option<Option<h2::Error>>,
+    stream: RecvStream,
+    /// Whom h2 wakes.
+    reader: Option<Waker>,
+}
+
+impl Crumbs {
+    /// Takes note of a frame that came.
+    pub fn came(&self, frame: Frame) {
+        if let Frame::Begins { kind: Kind::Data, length: length @ 1..SMALL, .. } = frame {
+            self.missing.set(self.missing.get() + (SMALL - length) as usize);
+        }
+    }
+
+    /// Whether it is time to put them together, before h2 reads more.
+    pub fn are_many(&self) -> bool {
+        self.missing.get() >= MANY
+    }
+
+    /// Puts together what still waits, if it is time to. Readers have had their turn. h2 must be at rest.
+    pub fn gather(&self) {
+        if self.are_many() {
+            self.missing.set(0);
+            self.bodies.borrow().iter().for_each(|(_, body)| body.borrow_mut().gather());
+        }
+    }
+
+    /// Lists a body that begins to arrive.
+    pub fn list(self: &Rc<Crumbs>, stream: RecvStream) -> Arriving {
+        let ends = stream.is_end_stream();
+        let waiting = Waiting { gathered: BytesMut::new(), last: None, stream, reader: None };
+        let waiting = Rc::new(RefCell::new(waiting));
+        let listed = (!ends).then(|| (self.clone(), self.bodies.borrow_mut().insert(waiting.clone())));
+        Arriving { waiting, listed }
+    }
+}
+
+impl Arriving {
+    /// The next piece. Whoever asks has passed the one before on: the window opens as fast as bytes leave.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        self.waiting.borrow_mut().poll_data(cx)
+    }
+
+    /// What comes behind the last piece.
+    pub fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<http::HeaderMap>, h2::Error>> {
+        self.waiting.borrow_mut().stream.poll_trailers(cx)
+    }
+
+    /// Whether it is over.
+    pub fn is_end_stream(&self) -> bool {
+        let waiting = self.waiting.borrow();
+        waiting.gathered.is_empty() && waiting.stream.is_end_stream()
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        if let Some((crumbs, key)) = self.listed.take() {
+            crumbs.bodies.borrow_mut().try_remove(key);
+        }
+    }
+}
+
+impl Waiting {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        let data = if self.gathered.is_empty() {
+            let polled = match self.last.take() {
+                Some(last) => Poll::Ready(last.map(Err)),
+                None => self.stream.poll_data(cx),
+            };
+            match polled {
+                Poll::Ready(Some(Ok(data))) => data,
+                Poll::Ready(other) => return Poll::Ready(other),
+                Poll::Pending => {
+                    self.reader.get_or_insert_with(|| cx.waker().clone()).clone_from(cx.waker());
+                    return Poll::Pending;
+                }
+            }
+        } else {
+            let piece = self.gathered.len().min(PIECE);
+            let data = self.gathered.split_to(piece).freeze();
+            if self.gathered.is_empty() {
+                // Its memory ends with its pieces.
+                self.gathered = BytesMut::new();
+            }
+            data
+        };
+        self.stream.flow_control().release_capacity(data.len())?;
+        Poll::Ready(Some(Ok(data)))
+    }
+
+    fn gather(&mut self) {
+        if self.last.is_some() {
+            return;
+        }
+        // Where nothing waits, h2 takes whom we name for the one to wake, in place of whoever was named before.
+        let mut cx = Context::from_waker(self.reader.as_ref().unwrap_or(Waker::noop()));
+        while let Poll::Ready(polled) = self.stream.poll_data(&mut cx) {
+            match polled {
+                Some(Ok(data)) => self.gathered.extend_from_slice(&data),
+                Some(Err(error)) => self.last = Some(Some(error)),
+                None => self.last = Some(None),
+            }
+            if self.last.is_some() {
+                return;
+            }
+        }
+    }
+}
