@@ -1,8 +1,8 @@
 //! Where may a crash or a mistake be put? Places that a test can name, to end the process there as `kill -9` would, or
 //! a task as a panic does.
 //!
-//! `BGPROXY_FAILPOINT=PLACE` kills there, `BGPROXY_FAILPOINT=PLACE:FILE` panics there as long as the file exists. In debug
-//! builds only; a release build has none of it.
+//! `BGPROXY_FAILPOINT=PLACE` kills there, `BGPROXY_FAILPOINT=PLACE:FILE` panics there as long as the file exists. In
+//! debug builds only; a release build has none of it.
 
 /// Ends the process or the task here, if a test asked for it.
 #[cfg(debug_assertions)]

@@ -34,10 +34,14 @@ pub struct Crumbs {
 
 /// One body that arrives.
 #[derive(Debug)]
-pub struct Arriving {
+pub struct Arriving(Option<Listed>);
+
+/// One of which more is to come, and where it is listed.
+#[derive(Debug)]
+struct Listed {
     waiting: Rc<RefCell<Waiting>>,
-    /// Where it is listed, if more of it is to come.
-    listed: Option<(Rc<Crumbs>, usize)>,
+    crumbs: Rc<Crumbs>,
+    key: usize,
 }
 
 /// What waits of it, here before there.
@@ -74,37 +78,41 @@ impl Crumbs {
 
     /// Lists a body that begins to arrive.
     pub fn list(self: &Rc<Crumbs>, stream: RecvStream) -> Arriving {
-        let ends = stream.is_end_stream();
+        // As most requests have none.
+        if stream.is_end_stream() {
+            return Arriving(None);
+        }
         let waiting = Waiting { gathered: BytesMut::new(), last: None, stream, reader: None };
         let waiting = Rc::new(RefCell::new(waiting));
-        let listed = (!ends).then(|| (self.clone(), self.bodies.borrow_mut().insert(waiting.clone())));
-        Arriving { waiting, listed }
+        let key = self.bodies.borrow_mut().insert(waiting.clone());
+        Arriving(Some(Listed { waiting, crumbs: self.clone(), key }))
     }
 }
 
 impl Arriving {
     /// The next piece. Whoever asks has passed the one before on: the window opens as fast as bytes leave.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
-        self.waiting.borrow_mut().poll_data(cx)
+        let Some(Listed { waiting, .. }) = &self.0 else { return Poll::Ready(None) };
+        waiting.borrow_mut().poll_data(cx)
     }
 
     /// What comes behind the last piece.
     pub fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<http::HeaderMap>, h2::Error>> {
-        self.waiting.borrow_mut().stream.poll_trailers(cx)
+        let Some(Listed { waiting, .. }) = &self.0 else { return Poll::Ready(Ok(None)) };
+        waiting.borrow_mut().stream.poll_trailers(cx)
     }
 
     /// Whether it is over.
     pub fn is_end_stream(&self) -> bool {
-        let waiting = self.waiting.borrow();
+        let Some(Listed { waiting, .. }) = &self.0 else { return true };
+        let waiting = waiting.borrow();
         waiting.gathered.is_empty() && waiting.stream.is_end_stream()
     }
 }
 
-impl Drop for Arriving {
+impl Drop for Listed {
     fn drop(&mut self) {
-        if let Some((crumbs, key)) = self.listed.take() {
-            crumbs.bodies.borrow_mut().try_remove(key);
-        }
+        self.crumbs.bodies.borrow_mut().try_remove(self.key);
     }
 }
 

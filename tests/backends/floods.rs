@@ -342,8 +342,8 @@ fn clients_that_take_nothing_of_many_small_messages_cost_the_others_nothing() {
     door.quiet();
 }
 
-// What h2 keeps of each small frame was counted for a flood of the backend's, and one reader of events who stalled ended
-// the connection, with everybody else's requests on it.
+// What h2 keeps of each small frame was counted for a flood of the backend's, and one reader of events who stalled
+// ended the connection, with everybody else's requests on it.
 #[test]
 fn an_answer_in_single_bytes_that_its_client_does_not_take_costs_its_bytes_and_no_other() {
     const BYTES: usize = 250_000;

@@ -38,8 +38,8 @@ const STREAMS: u32 = 128;
 /// that nobody takes must not keep the others waiting.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const WINDOW: u32 = 1024 * 1024;
-/// What h2 spares for small pieces of uploads that nobody has taken yet, in bytes of memory beside theirs: one upload
-/// in messages of 16 bytes may wait for its backend.
+/// What h2 spares for small pieces of uploads that nobody has taken yet, in bytes of memory beside theirs, for as long
+/// as they are not put together ([`super::super::crumbs`]).
 const SPARE: usize = 4 * 1024 * 1024;
 /// Bytes of one answer that may wait for the client's window.
 const SEND_BUFFER: usize = 64 * 1024;

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use super::super::super::frames::{END_STREAM, Frame, Kind};
 
 /// What h2 spares for pieces of bodies below [`SMALL`] bytes, which cost it more than they carry: those that nobody has
-/// taken yet, and for good those that came too late. Of 45 bytes or more, all streams together may have a window full
-/// of them that their clients do not take; it is also what those cost in memory at most.
+/// taken yet, for as long as they are not put together ([`super::super::super::crumbs`]), and for good those that came
+/// too late.
 pub(super) const SPARE: usize = 128 * 1024 * 1024;
 const SMALL: u32 = 256;
 
