@@ -41,5 +41,6 @@ pub mod sleeper;
 pub mod socket;
 pub mod tls;
 pub mod tunnel;
+pub mod wear;
 pub mod websocket;
 pub mod worker;

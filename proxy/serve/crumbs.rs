@@ -13,12 +13,10 @@ use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
 use slab::Slab;
 
-use super::frames::{Frame, Kind};
+use super::frames::Frame;
+use super::wear::{Wear, missing};
 
-/// A frame with fewer bytes than this is a crumb; what is missing is what it costs h2.
-const SMALL: u32 = 256;
-
-/// What may be missing, over all bodies of a connection, before somebody looks.
+/// What may be [`missing`] of small pieces, over all bodies of a connection, before somebody looks.
 const MANY: usize = 64 * 1024;
 
 /// As much is passed on at once of what was put together.
@@ -30,6 +28,7 @@ pub struct Crumbs {
     /// What was missing of small frames since they were last put together.
     missing: Cell<usize>,
     bodies: RefCell<Slab<Rc<RefCell<Waiting>>>>,
+    wear: RefCell<Wear>,
 }
 
 /// One body that arrives.
@@ -58,9 +57,26 @@ struct Waiting {
 impl Crumbs {
     /// Takes note of a frame that came.
     pub fn came(&self, frame: Frame) {
-        if let Frame::Begins { kind: Kind::Data, length: length @ 1..SMALL, .. } = frame {
-            self.missing.set(self.missing.get() + (SMALL - length) as usize);
+        let missing = missing(frame);
+        if missing > 0 {
+            self.missing.set(self.missing.get() + missing);
+            self.wear.borrow_mut().came(frame);
         }
+    }
+
+    /// A stream is taken back.
+    pub fn leaves(&self, stream: u32) {
+        self.wear.borrow_mut().leaves(stream);
+    }
+
+    /// What is gone for good of what h2 spares for small pieces.
+    pub fn spent(&self) -> usize {
+        self.wear.borrow().spent()
+    }
+
+    /// Whether half of the empty pieces that h2 bears have come.
+    pub fn has_many_empties(&self) -> bool {
+        self.wear.borrow().has_many_empties()
     }
 
     /// Whether it is time to put them together, before h2 reads more.
@@ -112,7 +128,19 @@ impl Arriving {
 
 impl Drop for Listed {
     fn drop(&mut self) {
+        let waiting = self.waiting.borrow();
+        if !waiting.stream.is_end_stream() {
+            // From now on h2 charges for good what comes of it.
+            self.crumbs.leaves(waiting.stream.stream_id().as_u32());
+        }
         self.crumbs.bodies.borrow_mut().try_remove(self.key);
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // h2 gives back the room of what it still has itself. Where the stream has ended there is none to be had.
+        let _none = self.stream.flow_control().release_capacity(self.gathered.len());
     }
 }
 

@@ -7,6 +7,9 @@ pub const ACK: u8 = 0x1;
 /// A frame that ends its block of headers (HEADERS, PUSH_PROMISE, CONTINUATION).
 pub const END_HEADERS: u8 = 0x4;
 
+/// A frame part of which is only there to hide its length (DATA, HEADERS).
+pub const PADDED: u8 = 0x8;
+
 /// What a client says before its first frame: `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n`.
 const PREFACE: u32 = 24;
 /// The head of every frame: length, kind, flags, stream (RFC 9113, section 4.1).

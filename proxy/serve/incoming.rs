@@ -67,7 +67,8 @@ impl Recv {
                 None => self.trailing = true,
             }
         }
-        let trailers = ready!(self.body.poll_trailers(cx))?;
+        // Behind the end of a body no error is the body's.
+        let trailers = ready!(self.body.poll_trailers(cx)).unwrap_or(None);
         Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
     }
 

@@ -57,3 +57,27 @@ fn an_upload_in_single_bytes_that_nobody_takes_costs_its_bytes_and_no_other() {
     drop(client);
     door.quiet();
 }
+
+// h2 counts what comes when nobody wants it any more for the whole life of a connection.
+#[test]
+fn a_connection_of_uploads_that_are_answered_early_is_replaced_and_no_request_lost() {
+    let (door, _blue) =
+        one_worker().before(|at| Fake::scripted(at, |_| vec![Act::ReadHead, Act::Say(ok("no")), Act::Stay]));
+    let (mut client, mut connections) = (RawHttp2::connect(door.addr()), 1);
+    for _ in 0..10 {
+        if let Some((_, code)) = client.goaway {
+            assert_eq!(code, 0, "NO_ERROR");
+            client = RawHttp2::connect(door.addr());
+            connections += 1;
+        }
+        let stream = begin(&mut client, WINDOW);
+        let answer = client.answer(stream);
+        assert_eq!((answer.status, answer.text().as_str()), (200, "no"));
+        // On its way before the client knew that.
+        client.send(data(stream, [b'x'; 16], 0).repeat(8000));
+        client.ping();
+    }
+    assert!(connections > 1, "each has 4 MiB, and each upload costs almost 2");
+    drop(client);
+    door.quiet();
+}

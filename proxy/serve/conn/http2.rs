@@ -39,7 +39,8 @@ const STREAMS: u32 = 128;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const WINDOW: u32 = 1024 * 1024;
 /// What h2 spares for small pieces of uploads that nobody has taken yet, in bytes of memory beside theirs, for as long
-/// as they are not put together ([`super::super::crumbs`]).
+/// as they are not put together ([`super::super::crumbs`]), and for good those that come when nobody wants them any
+/// more.
 const SPARE: usize = 4 * 1024 * 1024;
 /// Bytes of one answer that may wait for the client's window.
 const SEND_BUFFER: usize = 64 * 1024;
@@ -117,6 +118,7 @@ async fn exchange(worker: &Rc<Worker>, conn: &Rc<Conn>, book: &Book, io: Io) -> 
     conn.rest(worker.now());
     // There while there are requests: even without one it is as large as all that a request needs, ten kilobytes.
     let mut requests: Option<FuturesUnordered<_>> = None;
+    let mut is_worn_out = false;
     let ended = poll_fn(|cx| {
         match conn.obey(cx) {
             Some(Order::Abort) => return Poll::Ready(Ok(())),
@@ -140,6 +142,11 @@ async fn exchange(worker: &Rc<Worker>, conn: &Rc<Conn>, book: &Book, io: Io) -> 
                 while let Poll::Ready(Some(())) = Pin::new(&mut *requests).poll_next(cx) {}
             }
             book.crumbs.gather();
+            if !is_worn_out && book.crumbs.spent() > SPARE / 2 {
+                // What is on it ends well, and the client opens another one.
+                is_worn_out = true;
+                h2.graceful_shutdown();
+            }
             let accepted = h2.poll_accept(cx);
             book.settle(conn);
             let request = match accepted {

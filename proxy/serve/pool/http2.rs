@@ -2,7 +2,6 @@
 //! waits for another's client. A watch ends a connection that the backend floods.
 
 mod io;
-mod wear;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -23,6 +22,7 @@ use super::super::error::{Failure, Reason};
 use super::super::headers;
 use super::super::incoming::Recv;
 use super::super::pump::Pump;
+use super::super::wear::LEFT;
 use super::io::{BackendIo, Wire};
 use super::link::{Lost, Task};
 use super::shelf::Birth;
@@ -43,6 +43,10 @@ const HEAD: u32 = 64 * 1024;
 /// For so long h2 remembers that a stream was left and more of its answer may be on its way. What comes for one that it
 /// has forgotten is reset anew.
 const REMEMBERED: Duration = Duration::from_secs(5);
+
+/// What h2 spares for small pieces of bodies, which cost it more than they carry: those that nobody has taken yet, for
+/// as long as they are not put together ([`super::super::crumbs`]), and for good those that came too late.
+const SPARE: usize = 128 * 1024 * 1024;
 
 /// How long a backend that has sent all bytes of an answer may take to say that these were all.
 const END: Duration = Duration::from_secs(1);
@@ -81,11 +85,11 @@ impl Shared {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(HEAD)
             .max_send_buffer_size(SEND_BUFFER)
-            .max_concurrent_reset_streams(wear::LEFT)
+            .max_concurrent_reset_streams(LEFT)
             .reset_stream_duration(REMEMBERED)
             // Over its whole life; the watch has a budget for them that time fills.
             .max_local_error_reset_streams(None)
-            .data_frame_budget(wear::SPARE)
+            .data_frame_budget(SPARE)
             .enable_push(false)
             // None until the backend's first SETTINGS; that is how their arrival is seen.
             .initial_max_send_streams(0)

@@ -16,7 +16,7 @@ use super::super::super::crumbs::Crumbs;
 use super::super::super::error::{Failure, Reason};
 use super::super::super::frames::{Frame, Frames, Kind};
 use super::super::io::BackendIo;
-use super::wear::Wear;
+use super::SPARE;
 
 /// Frames that are read before others have their turn, and how many of them a head counts for: its reader has to come
 /// and take it, and it may unpack to 64 KiB.
@@ -29,7 +29,6 @@ pub(super) struct Watch {
     began: Instant,
     abuse: RefCell<BackendAbuse>,
     flood: Cell<Option<Flood>>,
-    wear: RefCell<Wear>,
     /// What is left of the connection's turn.
     left: Cell<usize>,
     /// The bodies that arrive.
@@ -43,7 +42,6 @@ impl Watch {
             began: Instant::now(),
             abuse: RefCell::default(),
             flood: Cell::default(),
-            wear: RefCell::default(),
             crumbs: Rc::default(),
             left: Cell::new(TURN),
         }
@@ -68,7 +66,7 @@ impl Watch {
 
     /// Whether no more requests shall begin on it.
     pub(super) fn is_worn_out(&self) -> bool {
-        self.wear.borrow().is_out()
+        self.crumbs.spent() > SPARE / 2 || self.crumbs.has_many_empties()
     }
 
     fn now(&self) -> u64 {
@@ -79,7 +77,7 @@ impl Watch {
         match frame {
             Frame::Begins { kind: Kind::Data, length, .. } => self.abuse.borrow_mut().sent(length),
             Frame::Begins { kind: Kind::Reset, stream, .. } => {
-                self.wear.borrow_mut().leaves(stream);
+                self.crumbs.leaves(stream);
                 let flood = self.abuse.borrow_mut().refused(self.now());
                 self.flood.set(self.flood.get().or(flood));
             }
@@ -93,7 +91,6 @@ impl Watch {
             let weight = if kind == Kind::Headers { HEAD } else { 1 };
             self.left.set(self.left.get().saturating_sub(weight));
         }
-        self.wear.borrow_mut().came(frame);
         let flood = self.abuse.borrow_mut().note(frame, now);
         self.flood.set(self.flood.get().or(flood));
     }
