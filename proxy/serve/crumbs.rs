@@ -139,8 +139,10 @@ impl Drop for Listed {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        // h2 gives back the room of what it still has itself. Where the stream has ended there is none to be had.
-        let _none = self.stream.flow_control().release_capacity(self.gathered.len());
+        if !self.gathered.is_empty() {
+            // h2 gives back the room of what it still has itself. Where the stream has ended there is none to be had.
+            let _none = self.stream.flow_control().release_capacity(self.gathered.len());
+        }
     }
 }
 

@@ -262,15 +262,16 @@ impl Http2 {
     /// would be told that its client had left.
     pub(super) fn leave(self) {
         let Http2 { state: State::Answered { mut body, .. }, seat } = self else { return };
-        if !body.is_end_stream() {
+        let mut poll_end = move |cx: &mut Context<'_>| {
+            // Trailers may come, for which it is too late.
+            while let Some(Ok(_late)) = ready!(body.poll_frame(cx)) {}
+            Poll::Ready(())
+        };
+        // Most often it came together with the last byte.
+        if poll_end(&mut Context::from_waker(Waker::noop())).is_pending() {
             tokio::task::spawn_local(async move {
-                let end = poll_fn(|cx| {
-                    // Trailers may come, for which it is too late.
-                    while let Some(Ok(_late)) = ready!(body.poll_frame(cx)) {}
-                    Poll::Ready(())
-                });
-                let _never = tokio::time::timeout(END, end).await;
-                drop((body, seat));
+                let _never = tokio::time::timeout(END, poll_fn(poll_end)).await;
+                drop(seat);
             });
         }
     }

@@ -30,7 +30,7 @@ pub(super) struct Watch {
     abuse: RefCell<BackendAbuse>,
     flood: Cell<Option<Flood>>,
     /// What is left of the connection's turn.
-    left: Cell<usize>,
+    turn: Cell<usize>,
     /// The bodies that arrive.
     pub(super) crumbs: Rc<Crumbs>,
 }
@@ -43,14 +43,14 @@ impl Watch {
             abuse: RefCell::default(),
             flood: Cell::default(),
             crumbs: Rc::default(),
-            left: Cell::new(TURN),
+            turn: Cell::new(TURN),
         }
     }
 
     /// Lets the connection have its turn.
     pub(super) fn lets<T>(&self, turn: impl FnOnce() -> T) -> T {
         self.crumbs.gather();
-        self.left.set(TURN);
+        self.turn.set(TURN);
         turn()
     }
 
@@ -89,7 +89,7 @@ impl Watch {
         self.crumbs.came(frame);
         if let Frame::Begins { kind, .. } = frame {
             let weight = if kind == Kind::Headers { HEAD } else { 1 };
-            self.left.set(self.left.get().saturating_sub(weight));
+            self.turn.set(self.turn.get().saturating_sub(weight));
         }
         let flood = self.abuse.borrow_mut().note(frame, now);
         self.flood.set(self.flood.get().or(flood));
@@ -115,7 +115,7 @@ impl Watched {
 impl AsyncRead for Watched {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Watched { io, read, watch, .. } = self.get_mut();
-        if watch.left.get() == 0 {
+        if watch.turn.get() == 0 {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
